@@ -1,0 +1,4 @@
+"""The `ddpo` command."""
+
+
+def main() -> None: ...

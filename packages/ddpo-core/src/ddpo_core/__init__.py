@@ -1,0 +1,1 @@
+"""The trainer: DDPO and RWR as pure functions on PyTorch and diffusers."""

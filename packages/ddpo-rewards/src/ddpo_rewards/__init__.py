@@ -1,0 +1,1 @@
+"""Rewards for generated images, registered as plugins."""
