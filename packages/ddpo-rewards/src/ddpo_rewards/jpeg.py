@@ -1,0 +1,71 @@
+"""JPEG compressibility and incompressibility: how many kilobytes an image takes. No torch in here.
+
+Source: Black et al. 2023, section 5.1; ddpo-pytorch rewards.py (quality 95, Pillow's default 4:2:0, bytes / 1000).
+"""
+
+import io
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from tempfile import TemporaryFile
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ddpo_rewards.types import RewardError, RewardResult
+
+QUALITY = 95
+_KILO = 1000
+_MEGA = 1_000_000
+
+
+def jpeg_sizes(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, quality: int = QUALITY) -> list[int]:
+    """Bytes of each image as the JPEG file that `PIL.Image.save(..., quality=quality)` writes.
+
+    Example:
+        >>> from PIL import Image
+        >>> buffer = io.BytesIO()
+        >>> Image.new("RGB", (64, 64), "red").save(buffer, "JPEG", quality=95)
+        >>> jpeg_sizes([np.full((64, 64, 3), (255, 0, 0), np.uint8)]) == [buffer.tell()]
+        True
+    """
+    workers = min(len(images), os.cpu_count() or 1)
+    if workers <= 1:
+        return [_size(image, quality) for image in images]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda image: _size(image, quality), images))
+
+
+def compressibility(*, quality: int = QUALITY) -> Callable[..., RewardResult]:
+    """Reward small files: `score = -bytes / 1000` of the JPEG at this quality (1 to 100), in kB."""
+    return _signed(-1.0, quality)
+
+
+def incompressibility(*, quality: int = QUALITY) -> Callable[..., RewardResult]:
+    """Reward large files: `score = bytes / 1000` of the JPEG at this quality (1 to 100), in kB."""
+    return _signed(1.0, quality)
+
+
+def _signed(sign: float, quality: int) -> Callable[..., RewardResult]:
+    if not 1 <= quality <= 100:
+        raise RewardError(f"quality={quality!r} is no JPEG quality; want 1 to 100")
+
+    def score(images: list[Any]) -> RewardResult:
+        kilobytes = [size / _KILO for size in jpeg_sizes(images, quality=quality)]
+        megapixels = [image.shape[0] * image.shape[1] / _MEGA for image in images]
+        per_megapixel = [size / area for size, area in zip(kilobytes, megapixels, strict=True)]
+        info = {"kilobytes": kilobytes, "kilobytes_per_megapixel": per_megapixel}
+        return RewardResult(np.asarray(kilobytes, np.float32) * np.float32(sign), info)
+
+    return score
+
+
+def _size(image: UInt8[np.ndarray, "height width 3"], quality: int) -> int:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    # From the array, not from a file: a JPEG's own comment would be saved along and counted.
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return buffer.tell()

@@ -1,0 +1,125 @@
+"""The public conformance test of a reward: what every trainer and scorer may rely on."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddpo_rewards.types import Metadata, Reward, RewardError
+
+_PROMPTS = ("a cat", "a dog riding a bike", "five lions", "an ant")
+_METADATA = {"questions": ["How many animals are there?"], "answers": ["one"]}
+
+
+class Check(NamedTuple):
+    """One property of a reward, whether it holds, and what was seen if not."""
+
+    name: str
+    passed: bool
+    message: str
+
+
+def check_reward(
+    reward: Reward,
+    *,
+    images: Sequence[np.ndarray] | None = None,
+    prompts: Sequence[str] | None = None,
+    metadata: Metadata | None = None,
+    tolerance: float = 1e-3,
+) -> tuple[Check, ...]:
+    """Test a reward: one finite score per image, order, batch invariance, determinism, images left alone.
+
+    Images default to four procedural pictures of 96 x 96 pixels, prompts and metadata to plausible ones. `tolerance`
+    is relative to the score, at least absolute: half precision scores differ a little with the batch they are in.
+    A reward with a running state (`standardise`) is not batch invariant, and fails that check rightly.
+
+    Returns:
+        Every check in order; where scoring itself fails, that one alone.
+
+    Example:
+        >>> from ddpo_rewards import get_reward
+        >>> [check.name for check in check_reward(get_reward("jpeg_compressibility")) if check.passed]
+        ['scores', 'determinism', 'order', 'batch invariance', 'images unchanged', 'tensor input']
+    """
+    pictures = list(images) if images is not None else example_images()
+    texts = list(prompts) if prompts is not None else [_PROMPTS[i % len(_PROMPTS)] for i in range(len(pictures))]
+    details = list(metadata) if metadata is not None else [_METADATA for _ in pictures]
+    before = [picture.copy() for picture in pictures]
+    try:
+        scores = reward(pictures, texts, details).scores
+    except RewardError as error:
+        return (Check("scores", False, str(error)),)
+
+    def score(order: Sequence[int]) -> Any:
+        return reward([pictures[i] for i in order], [texts[i] for i in order], [details[i] for i in order]).scores
+
+    everything = range(len(pictures))
+    backwards = everything[::-1]
+    return (
+        Check("scores", True, f"{len(scores)} finite scores from {scores.min():g} to {scores.max():g}"),
+        _compare("determinism", lambda: score(everything), scores, tolerance, "the same images score differently"),
+        _compare("order", lambda: score(backwards)[::-1], scores, tolerance, "scores do not follow their images"),
+        _compare(
+            "batch invariance",
+            lambda: np.concatenate([score([i]) for i in everything]),
+            scores,
+            tolerance,
+            "an image alone scores differently from the same image in a batch",
+        ),
+        _unchanged(pictures, before),
+        _tensor_input(reward, pictures, texts, details, scores, tolerance),
+    )
+
+
+def assert_conforms(reward: Reward, **options: Any) -> None:
+    """Assert in a test that a reward passes `check_reward`.
+
+    Raises:
+        AssertionError: listing what failed and why.
+    """
+    failed = [f"{check.name}: {check.message}" for check in check_reward(reward, **options) if not check.passed]
+    if failed:
+        raise AssertionError(f"reward {reward.spec.name!r} does not conform: {'; '.join(failed)}")
+
+
+def example_images(size: int = 96) -> list[np.ndarray]:
+    """Four pictures `[size, size, 3]`, always the same: noise, a gradient, stripes and a disc."""
+    rows, columns = np.mgrid[0:size, 0:size]
+    noise = np.random.default_rng(0).integers(0, 256, (size, size, 3))
+    gradient = np.stack([rows * 255 // size, columns * 255 // size, (rows + columns) * 127 // size], axis=-1)
+    stripes = np.where((columns // 8 % 2)[..., None], (255, 255, 255), (30, 60, 160))
+    is_disc = ((rows - size / 2) ** 2 + (columns - size / 2) ** 2 < (size / 3) ** 2)[..., None]
+    return [picture.astype(np.uint8) for picture in (noise, gradient, stripes, np.where(is_disc, (220, 40, 30), 240))]
+
+
+def _compare(name: str, run: Callable[[], Any], scores: np.ndarray, tolerance: float, failure: str) -> Check:
+    try:
+        again = run()
+    except RewardError as error:
+        return Check(name, False, str(error))
+    difference = np.abs(again - scores)
+    allowed = tolerance * np.maximum(1.0, np.abs(scores))
+    worst = int(np.argmax(difference - allowed))
+    if difference[worst] > allowed[worst]:
+        return Check(name, False, f"{failure}: {again[worst]:g} instead of {scores[worst]:g} for image {worst}")
+    return Check(name, True, f"largest difference {difference.max():.2g}")
+
+
+def _unchanged(pictures: Sequence[np.ndarray], before: Sequence[np.ndarray]) -> Check:
+    changed = [i for i, (now, then) in enumerate(zip(pictures, before, strict=True)) if not np.array_equal(now, then)]
+    return Check("images unchanged", not changed, f"wrote into images {changed}" if changed else "as they were")
+
+
+def _tensor_input(
+    reward: Reward, pictures: Sequence[np.ndarray], prompts: Any, metadata: Any, scores: np.ndarray, tolerance: float
+) -> Check:
+    """The trainer passes float tensors: they have to score as the files do."""
+    import torch
+
+    name = "tensor input"
+    if len({picture.shape for picture in pictures}) > 1:
+        return Check(name, True, "not tried: the images differ in size")
+    tensor = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    return _compare(
+        name, lambda: reward(tensor, prompts, metadata).scores, scores, tolerance, "a float tensor scores differently"
+    )
