@@ -1,0 +1,60 @@
+"""The commands of `ddpo`, their options and their help; what they do is imported when they run."""
+
+from typing import Annotated
+
+import typer
+
+from ddpo_cli import __version__
+from ddpo_cli.commands import rewards, sample, score, train
+from ddpo_cli.errors import Settings
+
+HELP = """
+Finetune a diffusion model so that its samples maximise a reward, and score images with those rewards.
+
+A reward is a name from [bold]ddpo rewards list[/bold], or any Python function of images: [bold]my_plugin:score[/bold].
+"""
+
+EPILOG = """
+[bold]A first run[/bold], no download and no GPU needed:
+
+  ddpo train                              the embedded model learns to draw what JPEG compresses well
+
+  ddpo sample runs/0001-jpeg_compressibility
+
+  ddpo score photos/ --reward jpeg_compressibility --sheet best.png
+
+Exit codes: 0 done, 2 bad usage or input, 130 interrupted (a run's checkpoint is written).
+"""
+
+app = typer.Typer(
+    name="ddpo",
+    help=HELP,
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ddpo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    context.obj = Settings(debug=debug)
+
+
+app.command("train", epilog=train.EPILOG)(train.train)
+app.command("sample", epilog=sample.EPILOG)(sample.sample)
+app.command("score", epilog=score.EPILOG)(score.score)
+app.add_typer(rewards.app, name="rewards")

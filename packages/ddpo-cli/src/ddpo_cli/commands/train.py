@@ -1,0 +1,180 @@
+"""The options of `ddpo train`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddpo_cli.errors import CLIError, readable_errors
+
+EPILOG = """
+[bold]Examples[/bold]
+
+  ddpo train                                                    the embedded model, smaller JPEGs, into runs/
+
+  ddpo train --reward jpeg_incompressibility --epochs 40
+
+  ddpo train --reward my_plugin:score --prompts file:prompts.txt
+
+  ddpo train --reward aesthetic --reward "0.2*jpeg_compressibility"     a weighted sum
+
+  ddpo train --model ./stable-diffusion-v1-4 --guidance-scale 5 --num-steps 50
+
+  ddpo train --config runs/0001-jpeg_compressibility/config.toml --seed 1
+
+  ddpo train --resume                                           go on with the last run
+
+Ctrl-C writes a checkpoint and says how to go on; a second Ctrl-C leaves at once.
+The path of the run is printed to stdout at the end, everything else to stderr.
+"""
+
+
+class Dtype(StrEnum):
+    """The compute dtypes."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+_WHAT, _HOW, _RUN = "What to train", "How to train", "The run"
+
+
+def train(
+    context: typer.Context,
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN]", help="With [bold]--resume[/bold]: the run to go on with.", show_default=False),
+    ] = None,
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="builtin:emoji, a diffusers folder, or a hub id.",
+            show_default="builtin:emoji",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REF",
+            help="[WEIGHT*]REF[?option=value&...] of a reward to maximise; repeat for a weighted sum.".replace(
+                "[", "\\["
+            ),
+            show_default="jpeg_compressibility",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            help="A prompt set (simple_animals, animals_activities, counting, ...) or file:PATH.",
+            show_default="simple_animals",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="Rounds of sample, score, update.", show_default="25", rich_help_panel=_HOW),
+    ] = None,
+    num_steps: Annotated[
+        int | None, typer.Option(help="Denoising steps per image.", show_default="10", rich_help_panel=_HOW)
+    ] = None,
+    samples_per_epoch: Annotated[
+        int | None, typer.Option(help="Images per epoch.", show_default="64", rich_help_panel=_HOW)
+    ] = None,
+    updates_per_epoch: Annotated[
+        int | None, typer.Option(help="Optimizer updates per epoch.", show_default="4", rich_help_panel=_HOW)
+    ] = None,
+    timestep_fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the denoising steps trained, 0 to 1.", show_default="1.0", rich_help_panel=_HOW
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="AdamW's learning rate.", show_default="0.001", rich_help_panel=_HOW)
+    ] = None,
+    lora_rank: Annotated[
+        int | None, typer.Option(help="Rank of the trained LoRA.", show_default="4", rich_help_panel=_HOW)
+    ] = None,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Classifier-free guidance, in sampling and training alike; 1 is none and twice as fast.",
+            show_default="1.0",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Decides every random number.", show_default="0", rich_help_panel=_HOW)
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda, cuda:1, mps, ...", show_default="the best there is", rich_help_panel=_HOW),
+    ] = None,
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(
+            help="Compute dtype of the frozen networks.", show_default="by the device", rich_help_panel=_HOW
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="Options from a file, such as a run's config.toml; flags override it.",
+            show_default=False,
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The folder of the run; it must be new or empty.",
+            show_default="the next number in runs/",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with RUN, or with the last run in runs/.", rich_help_panel=_RUN),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the resolved configuration and stop.", rich_help_panel=_RUN),
+    ] = False,
+) -> None:
+    """Finetune a diffusion model with a reward (DDPO)."""
+    flags = {
+        "model": model,
+        "reward": reward,
+        "prompts": prompts,
+        "epochs": epochs,
+        "num_steps": num_steps,
+        "samples_per_epoch": samples_per_epoch,
+        "updates_per_epoch": updates_per_epoch,
+        "timestep_fraction": timestep_fraction,
+        "learning_rate": learning_rate,
+        "lora_rank": lora_rank,
+        "guidance_scale": guidance_scale,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype and dtype.value,
+    }
+    with readable_errors(context.obj):
+        if run is not None and not resume:
+            raise CLIError(f"got the argument {str(run)!r} without --resume; did you mean --output {run}?")
+        if resume and (output or config):
+            raise CLIError("--resume goes on with a run as it is; leave out --output and --config")
+        from ddpo_cli.training import dry_run_of, resume_run, start_run
+
+        if dry_run:
+            dry_run_of(run, flags, config=config, resume=resume)
+        elif resume:
+            resume_run(run, flags)
+        else:
+            start_run(flags, config=config, output=output)

@@ -1,0 +1,164 @@
+"""The configuration of a run: one validated model, TOML in and out, flags override the file."""
+
+import tomllib
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from ddpo_core import FitConfig, parse_config
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+
+from ddpo_cli.errors import CLIError
+
+BUILTIN_MODEL = "builtin:emoji"
+VERSIONS = "versions"
+RECORDED = ("ddpo-cli", "ddpo-core", "ddpo-rewards", "torch", "diffusers", "transformers", "peft", "pillow", "numpy")
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run. The defaults are the paper's, for Stable Diffusion; `FOR_MODEL` has others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    model: str = Field(BUILTIN_MODEL, description="builtin:emoji, a diffusers folder, or a hub id")
+    reward: tuple[str, ...] = Field(
+        ("jpeg_compressibility",), min_length=1, description="[WEIGHT*]REF[?option=value&...], summed"
+    )
+    prompts: str = Field("simple_animals", description="a prompt set or file:PATH")
+    epochs: PositiveInt = Field(100, description="rounds of sample, score, update")
+    seed: int = Field(0, ge=0, lt=2**63, description="decides every random number")
+    learning_rate: float = Field(3e-4, gt=0, description="AdamW's step size")
+    weight_decay: float = Field(1e-4, ge=0, description="AdamW's decay, relative to the learning rate")
+    lora_rank: PositiveInt = Field(4, description="rank of the trained LoRA")
+    guidance_scale: float = Field(5.0, ge=0, description="classifier-free guidance; 1 is none")
+    eta: float = Field(1.0, gt=0, le=1, description="noise of the DDIM sampler; 0 would leave nothing to train")
+    clip_range: float = Field(1e-4, gt=0, description="how far a probability ratio may move an update")
+    device: str | None = Field(None, description="cpu, cuda, cuda:1, mps; left out: the best there is")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="compute dtype of the frozen networks; left out: by the device"
+    )
+    eval_samples: PositiveInt = Field(64, description="images of the evaluation before and after")
+    grid_samples: PositiveInt = Field(16, description="how many of them the grids in samples/ show")
+    sample_every: PositiveInt = Field(5, description="epochs between two grids")
+    checkpoint_every: PositiveInt = Field(5, description="epochs between two checkpoints")
+    fit: FitConfig = Field(default_factory=FitConfig)
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _one_reward_is_a_list_of_one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
+FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
+    BUILTIN_MODEL: {
+        "epochs": 25,
+        "learning_rate": 1e-3,
+        "guidance_scale": 1.0,
+        "fit": {"num_steps": 10, "sample_batch_size": 16, "micro_batch_size": 16},
+    }
+}
+"""What differs from `RunConfig`'s defaults for a model whose best settings were measured (benchmarks/RESULTS.md)."""
+
+
+def resolve(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
+    """The defaults for the model, overridden by `file`, overridden by `flags` that are neither None nor empty.
+
+    Flags are flat: those that belong to `FitConfig` are put under `fit`.
+
+    Raises:
+        ValueError: a value is out of range, a key is unknown, or `file` is no TOML.
+    """
+    given = nest({key: value for key, value in flags.items() if value is not None and value != []})
+    stored = read_toml(file) if file else {}
+    stored.pop(VERSIONS, None)
+    model = given.get("model", stored.get("model", BUILTIN_MODEL))
+    defaults = FOR_MODEL.get(model, {}) if isinstance(model, str) else {}
+    try:
+        return validate(defaults, stored, given)
+    except ValueError as error:
+        raise CLIError(f"{file}: {error}" if file else str(error)) from None
+
+
+def validate(*layers: Mapping[str, Any]) -> RunConfig:
+    """The configuration that `layers` give, each overriding those before it.
+
+    >>> validate({"epochs": 7, "fit": {"num_steps": 3}}, {"fit": {"samples_per_epoch": 8}}).fit.num_steps
+    3
+    >>> validate({"epoch": 7})
+    Traceback (most recent call last):
+    ddpo_core.errors.DDPOError: 'epoch' is not an option; did you mean 'epochs'?
+    """
+    whole: dict[str, Any] = {}
+    fit: dict[str, Any] = {}
+    for layer in layers:
+        whole |= layer
+        part = layer.get("fit", {})
+        if not isinstance(part, Mapping):
+            raise CLIError(f"fit={part!r}: want a table, [fit]")
+        fit |= part
+    misplaced = [key for key in whole if key in FitConfig.model_fields]
+    if misplaced:
+        raise CLIError(f"{misplaced[0]!r} stands outside its table; write it under [fit]")
+    return parse_config(RunConfig, {**whole, "fit": parse_config(FitConfig, fit)})
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the keys of `FitConfig` under `fit`.
+
+    >>> nest({"epochs": 2, "num_steps": 5})
+    {'epochs': 2, 'fit': {'num_steps': 5}}
+    """
+    fit = {key: value for key, value in flat.items() if key in FitConfig.model_fields}
+    return {key: value for key, value in flat.items() if key not in fit} | ({"fit": fit} if fit else {})
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """The table in `file`.
+
+    Raises:
+        CLIError: `file` is missing or no TOML.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CLIError(f"there is no configuration file {str(file)!r}; check the path") from None
+    except IsADirectoryError:
+        raise CLIError(f"{str(file)!r} is a folder; want a TOML file, such as {file}/config.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CLIError(f"{str(file)!r} is no valid TOML: {error}") from None
+
+
+def to_toml(config: RunConfig) -> str:
+    """The whole configuration and the versions that run it, as TOML that `--config` takes."""
+    table = config.model_dump(mode="json", exclude_none=True)
+    head = f"# Written by ddpo {version('ddpo-cli')}. The same run again: ddpo train --config config.toml\n"
+    return head + tomli_w.dumps({**table, VERSIONS: versions()})
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what decides the numbers of a run."""
+    found = {}
+    for name in RECORDED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def differences(stored: RunConfig, wanted: RunConfig) -> list[str]:
+    """What `wanted` says otherwise than `stored`, as `key: stored -> wanted`.
+
+    >>> config = validate({})
+    >>> differences(config, config.model_copy(update={"seed": 1}))
+    ['seed: 0 -> 1']
+    """
+    before, after = _flat(stored), _flat(wanted)
+    return [f"{key}: {before[key]!r} -> {after[key]!r}" for key in before if before[key] != after[key]]
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    table = config.model_dump()
+    return {**{key: value for key, value in table.items() if key != "fit"}, **table["fit"]}

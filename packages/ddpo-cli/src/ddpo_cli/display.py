@@ -1,0 +1,173 @@
+"""What a person sees while a run trains: a live panel on a terminal, a plain line per epoch elsewhere."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+BARS = "▁▂▃▄▅▆▇█"
+TREND_WIDTH = 40
+
+
+@dataclass
+class View:
+    """What is shown; the training loop writes it, the screen reads it."""
+
+    run: Path
+    title: str
+    epochs: int
+    rewards: list[float] = field(default_factory=list)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    epoch: int = 0
+    queries: int = 0
+    picture: Path | None = None
+    phase: tuple[str, int, int] = ("starting", 0, 0)
+    seconds_per_epoch: float | None = None
+    print_line: Callable[[str], None] = print
+
+    def show_phase(self, name: str, done: int, total: int) -> None:
+        """Say what is being done now; this is the `progress` that the trainer calls."""
+        self.phase = (name, done, total)
+
+    def show_epoch(self, epoch: int, queries: int, metrics: Mapping[str, float], *, seconds: float) -> None:
+        """Say what an epoch brought."""
+        self.epoch, self.queries, self.metrics = epoch, queries, metrics
+        self.rewards.append(metrics["reward_mean"])
+        known = self.seconds_per_epoch
+        self.seconds_per_epoch = seconds if known is None else 0.7 * known + 0.3 * seconds
+        self.print_line(epoch_line(self))
+
+
+@contextmanager
+def shown(view: View, console: Console) -> Iterator[View]:
+    """Show `view` while the block runs: live where `console` is a terminal, else one line per epoch."""
+    if not console.is_terminal:
+        view.print_line = lambda line: console.print(line, soft_wrap=True, markup=False)
+        yield view
+        return
+    view.print_line = lambda line: None
+    with Live(console=console, get_renderable=lambda: panel(view), refresh_per_second=5, transient=False):
+        yield view
+
+
+def panel(view: View) -> RenderableType:
+    """The live panel."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold")
+    facts.add_column()
+    facts.add_row("epoch", _bar(f"{view.epoch}/{view.epochs}", view.epoch, view.epochs, f"time left {time_left(view)}"))
+    name, done, total = view.phase
+    facts.add_row(name, _bar(f"{done}/{total}" if total else "", done, total, ""))
+    facts.add_row("reward", Text.assemble((f"{reward_text(view)}  ", "bold green"), (sparkline(view.rewards), "cyan")))
+    facts.add_row("queries", str(view.queries))
+    facts.add_row("update", update_text(view.metrics))
+    if view.picture:
+        facts.add_row("images", Text(str(view.picture), overflow="fold"))
+    hint = Text("Ctrl-C writes a checkpoint and leaves; ddpo train --resume goes on", style="dim")
+    return Panel(Group(facts, hint), title=f"[bold]{view.title}[/bold]", title_align="left", border_style="cyan")
+
+
+def epoch_line(view: View) -> str:
+    """One epoch as one line."""
+    std = view.metrics.get("reward_std", 0.0)
+    pace = f"{view.seconds_per_epoch:.1f} s/epoch" if view.seconds_per_epoch is not None else ""
+    parts = [
+        f"epoch {view.epoch}/{view.epochs}",
+        f"queries {view.queries}",
+        f"reward {view.metrics['reward_mean']:.4g} ± {std:.2g}",
+        update_text(view.metrics),
+        f"{pace}, left {time_left(view)}",
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def reward_text(view: View) -> str:
+    """The reward now, and how far it moved since the first epoch.
+
+    >>> view = View(Path("r"), "t", 3, rewards=[-2.0, -1.5])
+    >>> reward_text(view)
+    '-1.5 (+25.0% since epoch 1)'
+    """
+    if not view.rewards:
+        return "…"
+    first, last = view.rewards[0], view.rewards[-1]
+    return f"{last:.4g}" if len(view.rewards) == 1 else f"{last:.4g} ({percent(first, last)} since epoch 1)"
+
+
+def update_text(metrics: Mapping[str, float]) -> str:
+    """The health of the updates: loss, KL, share of clipped ratios, gradient norm."""
+    names = {"loss": "loss", "approx_kl": "kl", "clip_fraction": "clipped", "grad_norm": "grad"}
+    return "  ".join(f"{short} {metrics[name]:.2g}" for name, short in names.items() if name in metrics)
+
+
+def time_left(view: View) -> str:
+    """How long the remaining epochs will take, as hours, minutes and seconds.
+
+    >>> time_left(View(Path("r"), "t", 10, epoch=4, seconds_per_epoch=20.0))
+    '2:00'
+    """
+    if view.seconds_per_epoch is None:
+        return "…"
+    return duration((view.epochs - view.epoch) * view.seconds_per_epoch)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words of a clock.
+
+    >>> duration(59.6), duration(3725)
+    ('1:00', '1:02:05')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def percent(before: float, after: float) -> str:
+    """The change from `before` to `after`, in percent of the size of `before`.
+
+    >>> percent(-2.0, -1.0), percent(2.0, 1.0), percent(0.0, 1.0)
+    ('+50.0%', '-50.0%', 'from 0')
+    """
+    return f"{100 * (after - before) / abs(before):+.1f}%" if before else "from 0"
+
+
+def sparkline(values: list[float], *, width: int = TREND_WIDTH) -> str:
+    """The trend of `values` in block characters, at most `width` of them (means of equal stretches).
+
+    >>> sparkline([0.0, 1.0, 2.0])
+    '▁▅█'
+    """
+    if not values:
+        return ""
+    if len(values) > width:
+        edges = [round(index * len(values) / width) for index in range(width + 1)]
+        values = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    low, span = min(values), max(values) - min(values)
+    return "".join(BARS[int((value - low) / span * (len(BARS) - 1) + 0.5)] if span else BARS[3] for value in values)
+
+
+def stopwatch() -> Callable[[], float]:
+    """A function that returns the seconds since its last call."""
+    last = monotonic()
+
+    def lap() -> float:
+        nonlocal last
+        now, before = monotonic(), last
+        last = now
+        return now - before
+
+    return lap
+
+
+def _bar(left: str, done: int, total: int, right: str) -> RenderableType:
+    row = Table.grid(padding=(0, 1))
+    row.add_row(left, ProgressBar(total=max(total, 1), completed=done, width=28), right)
+    return row

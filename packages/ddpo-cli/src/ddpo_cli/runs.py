@@ -1,0 +1,121 @@
+"""The run folder: config.toml, metrics.jsonl, samples/, checkpoints/, lora/."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ddpo_cli.errors import CLIError
+from ddpo_cli.files import write_text
+
+RUNS = Path("runs")
+CONFIG = "config.toml"
+METRICS = "metrics.jsonl"
+SAMPLES = "samples"
+CHECKPOINTS = "checkpoints"
+LORA = "lora"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `folder` is a run that `ddpo train` made."""
+    return (folder / CONFIG).is_file()
+
+
+def refuse_used(folder: Path) -> None:
+    """Check that a new run may be written to `folder`.
+
+    Raises:
+        CLIError: `folder` is a file, holds another run, or holds anything else.
+    """
+    if is_run(folder):
+        raise CLIError(
+            f"--output {str(folder)!r} holds another run; choose a new folder, "
+            f"or go on with it: ddpo train --resume {folder}"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise CLIError(f"--output {str(folder)!r} is a file; a run needs a folder of its own")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise CLIError(f"--output {str(folder)!r} is not empty; a run needs a new or empty folder")
+
+
+def create_run(output: Path | None, *, label: str) -> Path:
+    """Make the folder of a new run: `output`, or the next number under `runs/`."""
+    if output is not None:
+        refuse_used(output)
+        output.mkdir(parents=True, exist_ok=True)
+        folder = output
+    else:
+        folder = _next_numbered(RUNS, label)
+    (folder / SAMPLES).mkdir()
+    return folder
+
+
+def find_run(run: Path | None) -> Path:
+    """The run to resume: the one given, or the one in `runs/` that was written to last.
+
+    Raises:
+        CLIError: there is none.
+    """
+    if run is None:
+        found = [folder for folder in RUNS.glob("*") if is_run(folder)] if RUNS.is_dir() else []
+        if not found:
+            raise CLIError(f"there is no run in {str(RUNS)!r} to resume; name one: ddpo train --resume RUN")
+        return max(found, key=_last_written)
+    if not is_run(run):
+        raise CLIError(f"{str(run)!r} is no run (it has no {CONFIG}); give the folder that `ddpo train` made")
+    return run
+
+
+def append_metrics(run: Path, row: Mapping[str, Any]) -> None:
+    """Add one epoch to metrics.jsonl."""
+    with open(run / METRICS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The epochs of metrics.jsonl; a last line torn by a crash is left out."""
+    if not (run / METRICS).is_file():
+        return []
+    rows = []
+    for line in (run / METRICS).read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def keep_metrics_until(run: Path, epoch: int) -> list[dict[str, Any]]:
+    """Drop the epochs after `epoch`, which a resumed run computes again; returns those that stay."""
+    rows = [row for row in read_metrics(run) if row["epoch"] <= epoch]
+    if (run / METRICS).exists():
+        write_text(run / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def sample_path(run: Path, epoch: int) -> Path:
+    """Where the samples after `epoch` epochs lie."""
+    return run / SAMPLES / f"epoch-{epoch:04d}.png"
+
+
+def _next_numbered(parent: Path, label: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    numbers = [int(match[1]) for path in parent.iterdir() if (match := re.match(r"(\d+)(-|$)", path.name))]
+    number = max(numbers, default=0)
+    while True:  # another process may take a number between the look and the mkdir
+        number += 1
+        folder = parent / f"{number:04d}-{_slug(label)}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "_", label).strip("_")[:40] or "run"
+
+
+def _last_written(run: Path) -> float:
+    return max(path.stat().st_mtime for path in [run / CONFIG, run / METRICS, run / CHECKPOINTS] if path.exists())
