@@ -1,14 +1,17 @@
 """One call of a reward: check what goes in, call, check what comes out."""
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from ddpo_rewards import inputs
-from ddpo_rewards.types import Metadata, Reward, RewardError, RewardResult
+from ddpo_rewards.types import Metadata, Reward, RewardError, RewardResult, RewardSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def score(reward: Reward, images: Any, prompts: Sequence[str] | None, metadata: Metadata | None) -> RewardResult:
@@ -20,7 +23,7 @@ def score(reward: Reward, images: Any, prompts: Sequence[str] | None, metadata: 
             "pass images.detach(), or call reward.differentiable(images, ...)"
         )
     size = inputs.count(images)
-    _check_companions(reward, size, prompts, metadata)
+    check_companions(reward.spec, size, prompts, metadata)
     if reward.spec.takes == "tensor":
         return _score_by_size(reward, images, size, prompts, metadata)
     batch = images if reward.spec.takes == "any" and inputs.is_tensor(images) else inputs.as_arrays(images)
@@ -29,16 +32,17 @@ def score(reward: Reward, images: Any, prompts: Sequence[str] | None, metadata: 
 
 def score_differentiably(
     reward: Reward, images: Any, prompts: Sequence[str] | None, metadata: Metadata | None
-) -> Any:
+) -> "Tensor":
     """Score a tensor with gradients; see `Reward.differentiable`."""
-    function: Callable[..., Any] | None = getattr(reward.score_function, "differentiable", None)
+    function = getattr(reward.score_function, "differentiable", None)
     if function is None:
         raise RewardError(f"reward {reward.spec.name!r} has no differentiable path; train with its scores instead")
     if not inputs.is_tensor(images):
         raise RewardError(f"a differentiable score needs a float tensor [batch, 3, height, width], not {type(images)}")
     inputs.check_tensor(images)
-    _check_companions(reward, inputs.count(images), prompts, metadata)
-    return function(images, prompts, metadata)
+    check_companions(reward.spec, inputs.count(images), prompts, metadata)
+    scores: Tensor = function(images, prompts, metadata)
+    return scores
 
 
 def check_result(raw: Any, name: str, size: int) -> RewardResult:
@@ -51,12 +55,16 @@ def check_result(raw: Any, name: str, size: int) -> RewardResult:
     return RewardResult(_finite_scores(scores, name, size), _per_sample_info(info, name, size))
 
 
-def _check_companions(reward: Reward, size: int, prompts: Sequence[str] | None, metadata: Metadata | None) -> None:
-    name = reward.spec.name
+def check_companions(spec: RewardSpec, size: int, prompts: object, metadata: object) -> None:
+    """Check that there is one prompt and one metadata mapping per image, where they are given or needed.
+
+    Raises:
+        RewardError: missing, of another length, or of another type.
+    """
     for word, given, one in (("prompts", prompts, str), ("metadata", metadata, Mapping)):
         if given is None:
-            if word in reward.spec.needs:
-                raise RewardError(f"reward {name!r} needs {word}: pass one per image ({size})")
+            if word in spec.needs:
+                raise RewardError(f"reward {spec.name!r} needs {word}: pass one per image ({size})")
             continue
         if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
             raise RewardError(f"{word} is {_short(given)}; want a list with one item per image ({size})")
@@ -121,7 +129,8 @@ def _finite_scores(scores: Any, name: str, size: int) -> Float[np.ndarray, " bat
         raise RewardError(f"reward {name!r} returned {_short(scores)}; {wanted}")
     if values.shape != (size,):
         raise RewardError(f"reward {name!r} returned scores of shape {list(values.shape)}; {wanted}")
-    numbers = values.astype(np.float32)
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is reported as such
+        numbers = values.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         raise RewardError(f"reward {name!r} returned {values[bad[0]]} for image {bad[0]}; {wanted}")
@@ -144,7 +153,9 @@ def _per_sample_info(info: Mapping[Any, Any], name: str, size: int) -> dict[str,
     lists = {str(key): _to_list(value) for key, value in info.items()}
     for key, values in lists.items():
         if values is None or len(values) != size:
-            raise RewardError(f"reward {name!r} returned info[{key!r}] = {_short(info[key])}; want {size} values, one per image")
+            raise RewardError(
+                f"reward {name!r} returned info[{key!r}] = {_short(info[key])}; want {size} values, one per image"
+            )
     return {key: values for key, values in lists.items() if values is not None}
 
 

@@ -4,20 +4,21 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
 from ddpo_rewards import inputs
-from ddpo_rewards.references import Reference, parse_reference
+from ddpo_rewards.references import Reference, number_text, parse_reference
 from ddpo_rewards.registry import Registry, load_registry
 from ddpo_rewards.types import Metadata, Reward, RewardError, RewardResult, RewardSpec
 
 Part: TypeAlias = str | Reward | tuple[float, Reward]
 
 
-class RunningStatistics(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RunningStatistics:
     """Count, mean and sum of squared deviations of the scores seen so far."""
 
     count: int = 0
@@ -152,7 +153,8 @@ class _Standardised:
         return RewardResult(standardised.astype(np.float32), {"raw": scores.tolist(), **info})
 
     def state(self) -> dict[str, Any]:
-        return {"statistics": list(self._statistics), "reward": self._reward.state()}
+        statistics = self._statistics
+        return {"statistics": [statistics.count, statistics.mean, statistics.squares], "reward": self._reward.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         if not state:
@@ -194,7 +196,9 @@ def _labelled(terms: Sequence[Term]) -> list[Term]:
 
 def _spec(terms: Sequence[Term]) -> RewardSpec:
     return RewardSpec(
-        name=" + ".join(term.label if term.weight == 1 else f"{term.weight:g}*{term.label}" for term in terms),
+        name=" + ".join(
+            term.label if term.weight == 1 else f"{number_text(term.weight)}*{term.label}" for term in terms
+        ),
         factory="ddpo_rewards.combining:combine",
         summary="A weighted sum of rewards.",
         needs=frozenset().union(*(term.reward.spec.needs for term in terms)),

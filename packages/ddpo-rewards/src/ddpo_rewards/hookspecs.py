@@ -23,5 +23,5 @@ def register_probes(register: Callable[[ProbeSpec], None]) -> None:
 
 
 @hookspec(firstresult=True)
-def resolve_reward(ref: str, options: Mapping[str, Any]) -> Reward | Callable[..., Any] | None:  # type: ignore[empty-body]
+def resolve_reward(ref: str, options: Mapping[str, Any]) -> Reward | Callable[..., Any] | None:
     """Turn a `scheme://...` reference into a reward or a score function, or return None where it is not yours."""

@@ -3,17 +3,16 @@
 Source: Black et al. 2023, section 5.1; ddpo-pytorch rewards.py (quality 95, Pillow's default 4:2:0, bytes / 1000).
 """
 
-import io
 import os
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from tempfile import TemporaryFile
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from ddpo_rewards.threads import map_in_threads
 from ddpo_rewards.types import RewardError, RewardResult
 
 QUALITY = 95
@@ -25,17 +24,14 @@ def jpeg_sizes(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, quality: int = Q
     """Bytes of each image as the JPEG file that `PIL.Image.save(..., quality=quality)` writes.
 
     Example:
+        >>> import io
         >>> from PIL import Image
         >>> buffer = io.BytesIO()
         >>> Image.new("RGB", (64, 64), "red").save(buffer, "JPEG", quality=95)
         >>> jpeg_sizes([np.full((64, 64, 3), (255, 0, 0), np.uint8)]) == [buffer.tell()]
         True
     """
-    workers = min(len(images), os.cpu_count() or 1)
-    if workers <= 1:
-        return [_size(image, quality) for image in images]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda image: _size(image, quality), images))
+    return map_in_threads(partial(_size, quality=quality), images)
 
 
 def compressibility(*, quality: int = QUALITY) -> Callable[..., RewardResult]:
@@ -65,7 +61,14 @@ def _signed(sign: float, quality: int) -> Callable[..., RewardResult]:
 def _size(image: UInt8[np.ndarray, "height width 3"], quality: int) -> int:
     from PIL import Image
 
-    buffer = io.BytesIO()
-    # From the array, not from a file: a JPEG's own comment would be saved along and counted.
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    return buffer.tell()
+    with _scratch_file() as file:
+        # From the array, not from a file: a JPEG's own comment would be saved along and counted.
+        Image.fromarray(image).save(file, "JPEG", quality=quality)
+        return file.tell()
+
+
+def _scratch_file() -> IO[bytes]:
+    """A file in memory with a descriptor: Pillow releases the interpreter lock only when it writes to one of those."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("jpeg"), "wb", buffering=0)
+    return TemporaryFile(buffering=0)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ddpo_rewards.types import RewardError
 
+DATA = ("images", "prompts", "metadata")
 _KEYWORDS = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -15,8 +16,8 @@ def typed_options(
 ) -> dict[str, Any]:
     """Check options against a signature and convert strings to the annotated types.
 
-    A parameter without annotation takes the type of its default. With `keyword_only`, what may be called by position
-    is data (images, prompts, metadata) and no option.
+    A parameter without annotation takes the type of its default. With `keyword_only` the function is a score function:
+    what may be called by position, and `images`, `prompts` and `metadata` in any place, are data and no options.
 
     Raises:
         RewardError: an option the function does not take, a value of another type, or a required option missing.
@@ -28,6 +29,8 @@ def typed_options(
     """
     kinds = _KEYWORDS[:1] if keyword_only else _KEYWORDS
     parameters, takes_any = _parameters(function, kinds)
+    if keyword_only:
+        parameters = {name: parameter for name, parameter in parameters.items() if name not in DATA}
     for name in options:
         if name not in parameters and not takes_any:
             raise RewardError(_unknown(name, parameters, reward))

@@ -19,7 +19,7 @@ class Reference:
     def __str__(self) -> str:
         """The reference as one would type it."""
         query = "&".join(f"{name}={quote_plus(str(value), safe=':/')}" for name, value in self.options.items())
-        weight = "" if self.weight == 1.0 else f"{self.weight:g}*"
+        weight = "" if self.weight == 1.0 else f"{number_text(self.weight)}*"
         return f"{weight}{self.ref}{'?' if query else ''}{query}"
 
 
@@ -43,6 +43,16 @@ def parse_reference(text: str) -> Reference:
     if not ref:
         raise RewardError(f"reward {text!r} names no reward; want [WEIGHT*]REF[?option=value&...]")
     return Reference(ref, _parse_weight(weight, text) if star else 1.0, _parse_options(query, text))
+
+
+def number_text(value: float) -> str:
+    """The shortest text that reads back as the same number.
+
+    Example:
+        >>> number_text(2.0), number_text(0.1)
+        ('2', '0.1')
+    """
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 def _parse_weight(weight: str, text: str) -> float:

@@ -4,6 +4,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ddpo_rewards.adapting import adapt
@@ -69,7 +70,9 @@ class Registry:
             raise RewardError(f"reward {ref!r} cannot be resolved: {type(error).__name__}: {error}") from error
         if found is None:
             scheme = ref.split("://")[0]
-            raise RewardError(f"reward {ref!r}: no installed plugin resolves {scheme!r} addresses; install one that does")
+            raise RewardError(
+                f"reward {ref!r}: no installed plugin resolves {scheme!r} addresses; install one that does"
+            )
         return found if isinstance(found, Reward) else _wrap(ref, found, {})
 
 
@@ -134,13 +137,18 @@ def _from_module(ref: str, options: Mapping[str, Any]) -> Reward:
     """`module:attr` is the score function itself, `module:make()` the factory of one."""
     target = import_attribute(ref.removesuffix(_CALL))
     if ref.endswith(_CALL):
+        if not callable(target):
+            raise RewardError(f"reward {ref!r} is {target!r}, which cannot be called; say {ref[:-2]!r}")
         typed = typed_options(target, options, reward=ref)
         return _wrap(ref, _make(target, typed, ref), typed)
     if isinstance(target, Reward):
         return target
     if isinstance(target, type):
         raise RewardError(f"reward {ref!r} is a class; say {ref + _CALL!r} to score with an instance of it")
-    return _wrap(ref, target, typed_options(target, options, reward=ref, keyword_only=True))
+    if not callable(target):
+        raise RewardError(f"reward {ref!r} is {target!r}; want a function of images[, prompts[, metadata]]")
+    typed = typed_options(target, options, reward=ref, keyword_only=True)
+    return _wrap(ref, partial(target, **typed) if typed else target, typed)
 
 
 def _make(factory: Callable[..., Any], options: Mapping[str, Any], name: str) -> Any:
@@ -155,7 +163,7 @@ def _make(factory: Callable[..., Any], options: Mapping[str, Any], name: str) ->
 def _wrap(ref: str, function: Any, options: Mapping[str, Any]) -> Reward:
     if isinstance(function, Reward):
         return function
-    return Reward(RewardSpec(name=ref, factory=ref), adapt(function, ref, options), options)
+    return Reward(RewardSpec(name=ref, factory=ref), adapt(function, ref), options)
 
 
 def _unknown(name: str, registry: Registry) -> str:
@@ -163,4 +171,6 @@ def _unknown(name: str, registry: Registry) -> str:
     near = difflib.get_close_matches(name, installed, n=2, cutoff=0.6)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     failed = "".join(f" Plugin {failure.plugin} failed: {failure.error}." for failure in registry.failures)
-    return f"reward {name!r} is not installed; {hint}Installed: {', '.join(installed)}; or name module:function.{failed}"
+    return (
+        f"reward {name!r} is not installed; {hint}Installed: {', '.join(installed)}; or name module:function.{failed}"
+    )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 ImageForm: TypeAlias = Literal["tensor", "arrays", "any"]
 Info: TypeAlias = dict[str, list[Any]]
 Metadata: TypeAlias = Sequence[Mapping[str, Any]]
+# What a `Reward` calls: images in the form its spec takes, prompts and metadata as given. It may return an array,
+# `(array, info)` or a dict with "scores"; it may also have methods `differentiable`, `state` and `load_state`.
+ScoreFunction: TypeAlias = Callable[[Any, Sequence[str] | None, Metadata | None], Any]
 
 
 class RewardError(ValueError):
@@ -94,13 +97,6 @@ class RewardResult(NamedTuple):
 
     scores: "np.ndarray"
     info: Info
-
-
-class ScoreFunction(Protocol):
-    """What a `Reward` calls: images in the form its spec takes, prompts and metadata as given (or None)."""
-
-    def __call__(self, images: Any, prompts: Sequence[str] | None, metadata: Metadata | None, /) -> RewardResult:
-        """Return one score per image."""
 
 
 @dataclass(frozen=True, slots=True)
