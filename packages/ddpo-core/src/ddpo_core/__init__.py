@@ -1,1 +1,62 @@
-"""The trainer: DDPO and RWR as pure functions on PyTorch and diffusers."""
+"""The trainer: DDPO and RWR as pure functions on PyTorch and diffusers.
+
+Everything public is here, loaded on first use: `import ddpo_core` itself imports neither torch nor diffusers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ddpo_core.advantages import compute_advantages, update_prompt_stats
+    from ddpo_core.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+    from ddpo_core.config import FitConfig, parse_config
+    from ddpo_core.diffusion.lora import save_lora
+    from ddpo_core.diffusion.stable_diffusion import load_policy
+    from ddpo_core.errors import CheckpointError, DDPOError, NonFiniteError, ScoreError
+    from ddpo_core.evaluation import Evaluation, evaluate, image_grid
+    from ddpo_core.losses import ddpo_is_loss, ddpo_sf_loss, kl_penalty
+    from ddpo_core.optim import adamw
+    from ddpo_core.prompts import PromptSet, list_prompt_sets, prompt_set
+    from ddpo_core.sampling import replay_log_probs, sample_trajectories
+    from ddpo_core.training import fit, init, train_epoch
+    from ddpo_core.types import EpochInfo, Optimizer, Params, Policy, Timesteps, TrainState, Trajectories, Transition
+    from ddpo_core.updates import train_step
+
+_MODULES = {
+    "advantages": ("compute_advantages", "update_prompt_stats"),
+    "checkpoint": ("latest_checkpoint", "load_checkpoint", "save_checkpoint"),
+    "config": ("FitConfig", "parse_config"),
+    "diffusion.lora": ("save_lora",),
+    "diffusion.stable_diffusion": ("load_policy",),
+    "errors": ("CheckpointError", "DDPOError", "NonFiniteError", "ScoreError"),
+    "evaluation": ("Evaluation", "evaluate", "image_grid"),
+    "losses": ("ddpo_is_loss", "ddpo_sf_loss", "kl_penalty"),
+    "optim": ("adamw",),
+    "prompts": ("PromptSet", "list_prompt_sets", "prompt_set"),
+    "sampling": ("replay_log_probs", "sample_trajectories"),
+    "training": ("fit", "init", "train_epoch"),
+    "types": (
+        *("EpochInfo", "Optimizer", "Params", "Policy", "Timesteps", "TrainState", "Trajectories", "Transition"),
+    ),
+    "updates": ("train_step",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604
+    *("CheckpointError", "DDPOError", "EpochInfo", "Evaluation", "FitConfig", "NonFiniteError", "Optimizer", "Params"),
+    *("Policy", "PromptSet", "ScoreError", "Timesteps", "TrainState", "Trajectories", "Transition", "adamw"),
+    *("compute_advantages", "ddpo_is_loss", "ddpo_sf_loss", "evaluate", "fit", "image_grid", "init", "kl_penalty"),
+    *("latest_checkpoint", "list_prompt_sets", "load_checkpoint", "load_policy", "parse_config", "prompt_set"),
+    *("replay_log_probs", "sample_trajectories", "save_checkpoint", "save_lora", "train_epoch", "train_step"),
+    "update_prompt_stats",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"ddpo_core.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

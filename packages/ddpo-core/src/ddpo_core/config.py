@@ -1,0 +1,85 @@
+"""The hyperparameters of a fit, validated once; unknown keys are errors that suggest the right one."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from ddpo_core.errors import DDPOError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class FitConfig(BaseModel):
+    """How an epoch is sampled and trained. The defaults are the paper's, for Stable Diffusion on one device.
+
+    Build it from user input with `parse_config(FitConfig, values)`: mistakes become one readable line.
+
+    Source: ddpo-pytorch, `config/base.py` and `config/dgx.py`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    num_steps: PositiveInt = Field(50, description="denoising steps per sample")
+    samples_per_epoch: PositiveInt = Field(64, description="images (reward queries) per epoch, over all processes")
+    updates_per_epoch: PositiveInt = Field(4, description="optimizer updates per epoch; divides samples_per_epoch")
+    sample_batch_size: PositiveInt = Field(8, description="samples denoised at once")
+    micro_batch_size: PositiveInt = Field(
+        8, description="(sample, step) pairs in one forward and backward; keep it equal to sample_batch_size"
+    )
+    timestep_fraction: float = Field(
+        1.0, gt=0, le=1, description="fraction of the steps that is trained, drawn anew for each sample"
+    )
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients of a larger norm are scaled down to it")
+    advantage_clip: float = Field(5.0, gt=0, description="advantages are clipped to plus or minus this")
+    stats_buffer_size: int = Field(
+        32, ge=0, description="rewards remembered per prompt; 0 normalises over the epoch instead"
+    )
+    stats_min_count: PositiveInt = Field(16, description="rewards of a prompt needed before its own statistics are used")
+    kl_weight: float = Field(0.0, ge=0, description="weight of the KL divergence to the initial policy")
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "FitConfig":
+        if self.samples_per_epoch % self.updates_per_epoch:
+            raise ValueError(
+                f"updates_per_epoch={self.updates_per_epoch} does not divide samples_per_epoch={self.samples_per_epoch}"
+            )
+        if 0 < self.stats_buffer_size < self.stats_min_count:
+            raise ValueError(
+                f"stats_min_count={self.stats_min_count} can never be reached with "
+                f"stats_buffer_size={self.stats_buffer_size}: lower the one or raise the other"
+            )
+        return self
+
+
+def parse_config(model: type[Model], values: Mapping[str, Any]) -> Model:
+    """Validate user input against a pydantic model, or say in one line what is wrong with it.
+
+    Raises:
+        DDPOError: Naming every bad key with what was got and what was wanted.
+
+    Example:
+        >>> parse_config(FitConfig, {"num_steps": 10}).num_steps
+        10
+        >>> parse_config(FitConfig, {"num_stesp": 10})
+        Traceback (most recent call last):
+        ddpo_core.errors.DDPOError: 'num_stesp' is not an option; did you mean 'num_steps'?
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise DDPOError("; ".join(_describe(model, problem) for problem in error.errors())) from None
+
+
+def _describe(model: type[BaseModel], problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{name!r} is not an option; {_suggest(name, list(model.model_fields))}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name}={problem['input']!r}: {message[0].lower()}{message[1:]}" if name else message
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name.rsplit(".", 1)[-1], known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""Everything that knows diffusers: samplers as coefficient tables, models as policies, LoRA."""

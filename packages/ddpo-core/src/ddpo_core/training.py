@@ -1,0 +1,304 @@
+"""The training loop as pure functions: a state goes in, a new state and what happened come out."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ddpo_core.advantages import compute_advantages, update_prompt_stats
+from ddpo_core.batches import Pairs, choose_pairs
+from ddpo_core.config import FitConfig
+from ddpo_core.distributed import SINGLE, Processes
+from ddpo_core.errors import DDPOError, NonFiniteError
+from ddpo_core.prompts import PromptSet
+from ddpo_core.rollout import Rollout, draw_prompts, encode_once, roll_out
+from ddpo_core.randomness import sample_seeds
+from ddpo_core.sampling import stochastic_steps
+from ddpo_core.types import (
+    EpochInfo,
+    LossFunction,
+    Metrics,
+    Optimizer,
+    Policy,
+    Progress,
+    PromptStats,
+    RewardFunction,
+    Trajectories,
+    TrainState,
+)
+from ddpo_core.updates import train_step
+
+
+def init(policy: Policy, optimizer: Optimizer, *, seed: int) -> TrainState:
+    """Make the state before the first epoch.
+
+    Args:
+        policy: The policy to train; its `params` are where training starts.
+        optimizer: The optimizer that `fit` will use.
+        seed: The seed of the run, at least 0.
+
+    Raises:
+        ValueError: If `seed` is negative, or a trainable leaf is not float32 (half-precision masters lose updates).
+
+    Example:
+        >>> from ddpo_core import adamw, toy
+        >>> init(toy.policy(), adamw(1e-3), seed=0).epoch
+        0
+    """
+    if seed < 0:
+        raise ValueError(f"seed={seed!r}: want at least 0")
+    halves = [f"{name} ({leaf.dtype})" for name, leaf in policy.params.items() if leaf.dtype != torch.float32]
+    if halves:
+        raise ValueError(f"trainable leaves must be float32, whatever the compute dtype; got {', '.join(halves[:3])}")
+    params = {name: leaf.detach().clone() for name, leaf in policy.params.items()}
+    return TrainState(params, optimizer.init(params), {}, seed)
+
+
+def fit(
+    state: TrainState,
+    *,
+    policy: Policy,
+    optimizer: Optimizer,
+    reward_fn: RewardFunction,
+    prompts: PromptSet | Sequence[str],
+    loss_fn: LossFunction,
+    config: FitConfig,
+    progress: Progress | None = None,
+    processes: Processes = SINGLE,
+) -> Iterator[tuple[TrainState, EpochInfo]]:
+    """Train without end: every item is the state after one more epoch, and what happened in it.
+
+    The caller's loop logs, saves and stops; `itertools.islice` bounds it. Nothing is remembered between epochs but
+    the state (and encoded prompts), so going on from a saved state gives the same numbers.
+
+    Args:
+        state: Where to go on from: `init(...)`, or what `load_checkpoint` returned.
+        policy: The policy; what is sampled is what is trained.
+        optimizer: As given to `init`.
+        reward_fn: `(images, prompts, metadata) -> (scores, info)`.
+        prompts: What to draw prompts from.
+        loss_fn: For instance `functools.partial(ddpo_is_loss, clip_range=1e-4)`.
+        config: The hyperparameters.
+        progress: Called as `(phase, done, total)` within an epoch.
+        processes: The processes that share the work.
+
+    Raises:
+        DDPOError: If the configuration does not fit the policy or the processes.
+        NonFiniteError: If images, loss, gradients or parameters stop being finite; the last state given out is intact.
+        ScoreError: If the reward does not return one finite score per image.
+
+    Example:
+        >>> from itertools import islice
+        >>> from ddpo_core import FitConfig, adamw, ddpo_is_loss, toy
+        >>> policy, optimizer = toy.policy(), adamw(1e-3)
+        >>> epochs = fit(init(policy, optimizer, seed=0), policy=policy, optimizer=optimizer, reward_fn=toy.reward,
+        ...              prompts=["right"], loss_fn=ddpo_is_loss, config=FitConfig(num_steps=4))
+        >>> [info.epoch for _, info in islice(epochs, 2)]
+        [1, 2]
+
+    Source: Black et al. 2023, algorithm 1 in the appendix; ddpo-pytorch, `train.py`.
+    """
+    remembering = policy._replace(encode=encode_once(policy.encode))
+    while True:
+        state, info = train_epoch(
+            state,
+            policy=remembering,
+            optimizer=optimizer,
+            reward_fn=reward_fn,
+            prompts=prompts,
+            loss_fn=loss_fn,
+            config=config,
+            progress=progress,
+            processes=processes,
+        )
+        yield state, info
+
+
+def train_epoch(
+    state: TrainState,
+    *,
+    policy: Policy,
+    optimizer: Optimizer,
+    reward_fn: RewardFunction,
+    prompts: PromptSet | Sequence[str],
+    loss_fn: LossFunction,
+    config: FitConfig,
+    progress: Progress | None = None,
+    processes: Processes = SINGLE,
+) -> tuple[TrainState, EpochInfo]:
+    """Sample, score and update once; arguments and errors are those of `fit`."""
+    steps = _trainable_steps(policy, config, processes)
+    owned = processes.owned(config.samples_per_epoch, config.updates_per_epoch)
+    every = range(config.samples_per_epoch)
+    drawn = draw_prompts(_as_prompt_set(prompts), seed=state.seed, epoch=state.epoch, indices=every)
+    rollout = roll_out(
+        policy,
+        state.params,
+        reward_fn,
+        PromptSet(*(tuple(column[index] for index in owned) for column in drawn)),
+        seeds=sample_seeds(state.seed, state.epoch, owned),
+        num_steps=config.num_steps,
+        batch_size=config.sample_batch_size,
+        progress=progress,
+    )
+    scores = processes.collect(rollout.scores, config.updates_per_epoch)
+    stats, advantages = _normalise(state.prompt_stats, drawn.prompts, scores, config)
+    own_advantages = advantages[list(owned)]
+    start = time.perf_counter()
+    trained, metrics = _train(
+        state,
+        rollout.trajectories,
+        own_advantages,
+        _choose_updates(steps, owned, state, config),
+        policy=policy,
+        optimizer=optimizer,
+        loss_fn=loss_fn,
+        config=config,
+        progress=progress,
+        processes=processes,
+    )
+    seconds = {
+        "seconds_sampling": rollout.seconds_sampling,
+        "seconds_reward": rollout.seconds_reward,
+        "seconds_training": time.perf_counter() - start,
+    }
+    after = replace(
+        trained, prompt_stats=stats, epoch=state.epoch + 1, queries=state.queries + config.samples_per_epoch
+    )
+    return after, _describe(after, rollout, own_advantages, {**_summarise(scores), **metrics, **seconds})
+
+
+def _trainable_steps(policy: Policy, config: FitConfig, processes: Processes) -> tuple[int, ...]:
+    shares = config.updates_per_epoch * processes.count
+    if config.samples_per_epoch % shares:
+        raise DDPOError(
+            f"samples_per_epoch={config.samples_per_epoch} cannot be shared by {config.updates_per_epoch} updates on "
+            f"{processes.count} processes: want a multiple of {shares}"
+        )
+    steps = stochastic_steps(policy.timesteps(config.num_steps))
+    if not steps:
+        raise DDPOError("every step of this policy is deterministic, so there is nothing to train: want eta above 0")
+    return steps
+
+
+def _as_prompt_set(prompts: PromptSet | Sequence[str]) -> PromptSet:
+    checked = prompts if isinstance(prompts, PromptSet) else PromptSet(tuple(prompts), tuple({} for _ in prompts))
+    if not checked.prompts:
+        raise DDPOError("there are no prompts: want at least one")
+    return checked
+
+
+def _normalise(
+    stats: PromptStats, prompts: Sequence[str], scores: Tensor, config: FitConfig
+) -> tuple[PromptStats, Tensor]:
+    if config.stats_buffer_size == 0:
+        updated, advantages = stats, compute_advantages(scores)
+    else:
+        updated, advantages = update_prompt_stats(
+            stats, prompts, scores, buffer_size=config.stats_buffer_size, min_count=config.stats_min_count
+        )
+    return updated, advantages.clamp(-config.advantage_clip, config.advantage_clip)
+
+
+def _choose_updates(
+    steps: Sequence[int], owned: Sequence[int], state: TrainState, config: FitConfig
+) -> tuple[Pairs, ...]:
+    """Choose the pairs of every update; samples are independent, so updates may take them in order."""
+    share = len(owned) // config.updates_per_epoch
+    return tuple(
+        choose_pairs(
+            range(start, start + share),
+            steps,
+            fraction=config.timestep_fraction,
+            seed=state.seed,
+            epoch=state.epoch,
+            indices=owned[start : start + share],
+        )
+        for start in range(0, len(owned), share)
+    )
+
+
+def _train(
+    state: TrainState,
+    trajectories: Trajectories,
+    advantages: Tensor,
+    updates: Sequence[Pairs],
+    *,
+    policy: Policy,
+    optimizer: Optimizer,
+    loss_fn: LossFunction,
+    config: FitConfig,
+    progress: Progress | None,
+    processes: Processes,
+) -> tuple[TrainState, Mapping[str, float]]:
+    device = trajectories.latents.device
+    on_device = advantages.to(device, non_blocking=True)
+    logged = []
+    for update, pairs in enumerate(updates):
+        state, metrics = train_step(
+            state,
+            trajectories,
+            on_device,
+            Pairs(*(index.to(device, non_blocking=True) for index in pairs)),
+            policy=policy,
+            optimizer=optimizer,
+            loss_fn=loss_fn,
+            config=config,
+            progress=None if progress is None else _offset(progress, update, len(updates)),
+            processes=processes,
+        )
+        logged.append(metrics)
+    return state, _check_finite(state, _read(logged, processes))
+
+
+def _offset(progress: Progress, update: int, updates: int) -> Progress:
+    def report(phase: str, done: int, total: int, /) -> None:
+        progress(phase, update * total + done, updates * total)
+
+    return report
+
+
+def _read(logged: Sequence[Metrics], processes: Processes) -> dict[str, float]:
+    """Average metrics over updates and processes, and bring them to the host: the only wait of the phase."""
+    names = list(logged[0])
+    table = torch.stack([torch.stack([metrics[name].float() for name in names]) for metrics in logged]).mean(0)
+    return dict(zip(names, processes.average([table])[0].tolist(), strict=True))
+
+
+def _check_finite(state: TrainState, metrics: Mapping[str, float]) -> Mapping[str, float]:
+    """Stop aloud: NaN weights draw black images, which some rewards like."""
+    norm = torch.nn.utils.get_total_norm(list(state.params.values())).item()
+    broken = [name for name, value in {**metrics, "parameters": norm}.items() if not math.isfinite(value)]
+    if broken:
+        raise NonFiniteError(
+            f"epoch {state.epoch + 1}: {', '.join(broken)} stopped being finite in training; the state before it is "
+            "intact: go on from the last checkpoint with a lower learning rate, or use dtype float32"
+        )
+    return metrics
+
+
+def _summarise(scores: Float[Tensor, " batch"]) -> dict[str, float]:
+    exact = scores.double()
+    summary = (exact.mean(), exact.std(correction=0), exact.min(), exact.max())
+    names = ("reward_mean", "reward_std", "reward_min", "reward_max")
+    return {name: value.item() for name, value in zip(names, summary, strict=True)}
+
+
+def _describe(
+    state: TrainState, rollout: Rollout, advantages: Tensor, metrics: Mapping[str, float]
+) -> EpochInfo:
+    return EpochInfo(
+        state.epoch,
+        state.queries,
+        rollout.prompts.prompts,
+        rollout.prompts.metadata,
+        rollout.images,
+        rollout.scores,
+        advantages,
+        rollout.info,
+        metrics,
+    )
