@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from ddpo_rewards import published
 from ddpo_rewards.hookspecs import hookimpl
 from ddpo_rewards.types import RewardSpec
 
@@ -30,9 +31,36 @@ _JPEG = (
     ),
 )
 
+_CLIP = (
+    RewardSpec(
+        name="aesthetic",
+        factory="ddpo_rewards.aesthetic:aesthetic",
+        summary="LAION's aesthetic predictor on CLIP ViT-L/14; mostly 3 to 7.",
+        takes="arrays",
+        unit="rating, nominally 1 to 10",
+        range=(-12.76, 23.23),  # 5.2366 -/+ 17.9956: an affine map of a unit vector
+        licence="Apache-2.0 (head), MIT (CLIP)",
+        source="https://github.com/christophschuhmann/improved-aesthetic-predictor",
+        weights=(published.AESTHETIC_HEAD, published.CLIP_TOWER),
+        reference_scores=(published.ASTRONAUT,),
+    ),
+    RewardSpec(
+        name="clip_score",
+        factory="ddpo_rewards.aesthetic:clip_score",
+        summary="Cosine of image and prompt under CLIP ViT-L/14; mostly 0.1 to 0.35.",
+        needs=frozenset({"prompts"}),
+        takes="arrays",
+        unit="cosine",
+        range=(-1.0, 1.0),
+        licence="MIT",
+        source="Radford et al. 2021, arXiv:2103.00020; Hessel et al. 2021, arXiv:2104.08718",
+        weights=(published.CLIP_TOWER,),
+    ),
+)
+
 
 @hookimpl
 def register_rewards(register: Callable[[RewardSpec], None]) -> None:
     """Register every built-in reward."""
-    for spec in _JPEG:
+    for spec in (*_JPEG, *_CLIP):
         register(spec)
