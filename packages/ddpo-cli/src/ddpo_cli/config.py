@@ -32,7 +32,7 @@ class RunConfig(BaseModel):
     learning_rate: float = Field(3e-4, gt=0, description="AdamW's step size")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW's decay, relative to the learning rate")
     lora_rank: PositiveInt = Field(4, description="rank of the trained LoRA")
-    guidance_scale: float = Field(5.0, ge=0, description="classifier-free guidance; 1 is none")
+    guidance_scale: float = Field(5.0, ge=1, description="classifier-free guidance; 1 is none")
     eta: float = Field(1.0, gt=0, le=1, description="noise of the DDIM sampler; 0 would leave nothing to train")
     clip_range: float = Field(1e-4, gt=0, description="how far a probability ratio may move an update")
     device: str | None = Field(None, description="cpu, cuda, cuda:1, mps; left out: the best there is")
@@ -43,6 +43,7 @@ class RunConfig(BaseModel):
     grid_samples: PositiveInt = Field(16, description="how many of them the grids in samples/ show")
     sample_every: PositiveInt = Field(5, description="epochs between two grids")
     checkpoint_every: PositiveInt = Field(5, description="epochs between two checkpoints")
+    keep_last: PositiveInt = Field(3, description="how many checkpoints are kept")
     fit: FitConfig = Field(default_factory=FitConfig)
 
     @field_validator("reward", mode="before")
@@ -79,6 +80,20 @@ def resolve(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
         return validate(defaults, stored, given)
     except ValueError as error:
         raise CLIError(f"{file}: {error}" if file else str(error)) from None
+
+
+def read_run_config(run: Path) -> RunConfig:
+    """The configuration that `run` was started with.
+
+    Raises:
+        ValueError: its config.toml is missing or was made unreadable.
+    """
+    stored = read_toml(run / "config.toml")
+    stored.pop(VERSIONS, None)
+    try:
+        return validate(stored)
+    except ValueError as error:
+        raise CLIError(f"{run / 'config.toml'}: {error}") from None
 
 
 def validate(*layers: Mapping[str, Any]) -> RunConfig:
@@ -148,15 +163,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def differences(stored: RunConfig, wanted: RunConfig) -> list[str]:
-    """What `wanted` says otherwise than `stored`, as `key: stored -> wanted`.
+def differences(
+    stored: RunConfig, wanted: RunConfig, *, allowed: frozenset[str] = frozenset()
+) -> list[str]:
+    """What `wanted` says otherwise than `stored`, as `key: stored -> wanted`, `allowed` keys left out.
 
     >>> config = validate({})
     >>> differences(config, config.model_copy(update={"seed": 1}))
     ['seed: 0 -> 1']
     """
     before, after = _flat(stored), _flat(wanted)
-    return [f"{key}: {before[key]!r} -> {after[key]!r}" for key in before if before[key] != after[key]]
+    return [f"{key}: {before[key]!r} -> {after[key]!r}" for key in before if key not in allowed and before[key] != after[key]]
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

@@ -53,14 +53,16 @@ def table(rows: Sequence[Row], columns: Sequence[str], *, title: str | None = No
     view = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for index, key in enumerate(columns):
         justify: JustifyMethod = "right" if key in numeric else "left"
-        view.add_column(key.replace("_", " "), justify=justify, overflow="fold", no_wrap=index == 0)
+        view.add_column(key, justify=justify, overflow="fold", no_wrap=index == 0)
     for row in rows:
         view.add_row(*(Text(cell(row.get(key))) for key in columns))
     return view
 
 
 def exact(value: Any) -> Any:
-    """One value for a CSV: numbers keep every digit, lists become text."""
+    """One value for a CSV: numbers keep every digit, lists become text, tables become JSON."""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
     return value if isinstance(value, float) else cell(value)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MARGIN = 6
 MIN_TILE = 128
+THUMBNAIL = 160
 FONT_SIZE = 12
 LINE_HEIGHT = 15
 MAX_LINES = 3
@@ -71,6 +72,17 @@ def before_after(
         sheets.append(grid(before[part], [""] * len(before[part]), columns=8, title=titles[0]))
         sheets.append(grid(after[part], captions[part], columns=8, title=titles[1]))
     return stack(sheets)
+
+
+def contact_sheet(parts: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]]) -> Image.Image:
+    """Titled rows of thumbnails with captions, one block per part."""
+    blocks = []
+    for title, shown in parts:
+        small = [image.copy() for image, _ in shown]
+        for image in small:
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+        blocks.append(grid(small, [caption for _, caption in shown], columns=min(6, len(shown)), title=title))
+    return stack(blocks)
 
 
 def save_png(image: Image.Image, path: Path) -> None:

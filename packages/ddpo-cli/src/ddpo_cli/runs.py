@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,63 @@ def find_run(run: Path | None) -> Path:
     return run
 
 
+def find_checkpoint(target: Path | None) -> tuple[Path, Path]:
+    """The run and its checkpoint that `target` means: a checkpoint itself, or the last one of a run.
+
+    Raises:
+        CLIError: there is none.
+    """
+    if target is not None and target.resolve().parent.name == CHECKPOINTS and is_run(target.resolve().parents[1]):
+        if not target.is_dir():
+            raise CLIError(f"there is no checkpoint {str(target)!r}; there are: {_names(target.resolve().parents[1])}")
+        return target.resolve().parents[1], target
+    run = find_run(target)
+    saved = checkpoints(run)
+    if not saved:
+        raise CLIError(f"{str(run)!r} has no checkpoint; start again: ddpo train --config {run / CONFIG}")
+    return run, saved[-1]
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The complete checkpoints of `run`, oldest first."""
+    found = [path for path in (run / CHECKPOINTS).glob("epoch-*") if path.name[6:].isdigit()]
+    return sorted(found, key=checkpoint_epoch)
+
+
+def checkpoint_epoch(checkpoint: Path) -> int:
+    """How many epochs a checkpoint has behind it.
+
+    >>> checkpoint_epoch(Path("epoch-000010"))
+    10
+    """
+    return int(checkpoint.name.removeprefix("epoch-"))
+
+
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Remove a checkpoint: out of the way in one step, for it must be complete or absent."""
+    shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.removed")))
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep a second process from writing to `run` (where the system has `flock`).
+
+    Raises:
+        CLIError: one does already.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(run / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CLIError(f"another process trains {str(run)!r} at this moment; wait for it, or stop it") from None
+        yield
+
+
 def append_metrics(run: Path, row: Mapping[str, Any]) -> None:
     """Add one epoch to metrics.jsonl."""
     with open(run / METRICS, "a", encoding="utf-8") as file:
@@ -86,12 +145,14 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def keep_metrics_until(run: Path, epoch: int) -> list[dict[str, Any]]:
-    """Drop the epochs after `epoch`, which a resumed run computes again; returns those that stay."""
+def keep_until(run: Path, epoch: int) -> None:
+    """Drop the metrics and checkpoints of the epochs after `epoch`, which a resumed run computes again."""
     rows = [row for row in read_metrics(run) if row["epoch"] <= epoch]
     if (run / METRICS).exists():
         write_text(run / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
-    return rows
+    for checkpoint in checkpoints(run):
+        if checkpoint_epoch(checkpoint) > epoch:
+            remove_checkpoint(checkpoint)
 
 
 def sample_path(run: Path, epoch: int) -> Path:
@@ -115,6 +176,10 @@ def _next_numbered(parent: Path, label: str) -> Path:
 
 def _slug(label: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", label).strip("_")[:40] or "run"
+
+
+def _names(run: Path) -> str:
+    return ", ".join(path.name for path in checkpoints(run)) or "none"
 
 
 def _last_written(run: Path) -> float:

@@ -28,7 +28,7 @@ def sample(
     context: typer.Context,
     model: Annotated[
         str,
-        typer.Argument(metavar="[MODEL|RUN]", help="builtin:emoji, a diffusers folder, a hub id, a run, or a checkpoint of a run."),
+        typer.Argument(metavar="MODEL|RUN", help="builtin:emoji, a diffusers folder, a hub id, a run, or a checkpoint of a run."),
     ] = "builtin:emoji",
     *,
     prompt: Annotated[
@@ -44,7 +44,7 @@ def sample(
         int | None, typer.Option(min=1, help="Denoising steps.", show_default="the run's, else 10")
     ] = None,
     guidance_scale: Annotated[
-        float | None, typer.Option(min=0, help="Classifier-free guidance.", show_default="the run's, else 1")
+        float | None, typer.Option(min=1, help="Classifier-free guidance.", show_default="the run's, else 1")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PNG", help="The grid.")] = Path("samples.png"),
     separate: Annotated[
@@ -59,12 +59,7 @@ def sample(
 ) -> None:
     """Draw a grid of samples from a model or a run."""
     with readable_errors(context.obj):
-        from ddpo_cli.drawing import Wanted, draw
+        from ddpo_cli.drawing import Order, draw
 
-        draw(
-            model,
-            Wanted(tuple(prompt or ()), prompts, num_images, seed, num_steps, guidance_scale),
-            output=output,
-            separate=separate,
-            device=device,
-        )
+        flags = {"prompts": prompts, "num_steps": num_steps, "guidance_scale": guidance_scale, "device": device}
+        draw(Order(model, tuple(prompt or ()), num_images, seed, output, separate, flags))

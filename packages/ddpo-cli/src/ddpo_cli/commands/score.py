@@ -86,15 +86,28 @@ def score(
         typer.Option(metavar="PNG", help="A contact sheet of the highest and lowest scores.", show_default=False),
     ] = None,
     sheet_size: Annotated[int, typer.Option(min=1, help="Images at each end of the sheet.")] = 12,
+    info: Annotated[
+        bool, typer.Option("--info", help="A column with what each reward says beside its score (captions, ...).")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 16,
 ) -> None:
     """Score images with one reward or several."""
     with readable_errors(context.obj):
+        from ddpo_cli.inputs import Columns
         from ddpo_cli.scoring import Job, run_job
 
-        run_job(
-            Job(
-                tuple(images), tuple(reward), prompts, prompt, prompt_column, image_column,
-                output, format and format.value, resume, sheet, sheet_size, batch_size,
-            )
+        job = Job(
+            images=tuple(images),
+            rewards=tuple(reward),
+            prompts=prompts,
+            prompt=prompt,
+            columns=Columns(image_column, prompt_column),
+            output=output,
+            format=format and format.value,
+            resume=resume,
+            sheet=sheet,
+            sheet_size=sheet_size,
+            batch_size=batch_size,
+            info=info,
         )
+        run_job(job)

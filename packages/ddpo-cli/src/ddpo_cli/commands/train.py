@@ -45,7 +45,7 @@ def train(
     context: typer.Context,
     run: Annotated[
         Path | None,
-        typer.Argument(metavar="[RUN]", help="With [bold]--resume[/bold]: the run to go on with.", show_default=False),
+        typer.Argument(metavar="RUN", help="With [bold]--resume[/bold]: the run to go on with.", show_default=False),
     ] = None,
     *,
     model: Annotated[
@@ -143,6 +143,9 @@ def train(
         bool,
         typer.Option("--resume", help="Go on with RUN, or with the last run in runs/.", rich_help_panel=_RUN),
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --resume: let other options change the run.", rich_help_panel=_RUN)
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print the resolved configuration and stop.", rich_help_panel=_RUN),
@@ -170,11 +173,13 @@ def train(
             raise CLIError(f"got the argument {str(run)!r} without --resume; did you mean --output {run}?")
         if resume and (output or config):
             raise CLIError("--resume goes on with a run as it is; leave out --output and --config")
-        from ddpo_cli.training import dry_run_of, resume_run, start_run
+        if force and not resume:
+            raise CLIError("--force changes the options of a resumed run; add --resume, or leave it out")
+        from ddpo_cli.training import print_plan, resume_run, start_run
 
         if dry_run:
-            dry_run_of(run, flags, config=config, resume=resume)
+            print_plan(run, flags, config=config, resume=resume, force=force)
         elif resume:
-            resume_run(run, flags)
+            resume_run(run, flags, force=force)
         else:
             start_run(flags, config=config, output=output)

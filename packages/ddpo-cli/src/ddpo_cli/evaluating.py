@@ -1,0 +1,86 @@
+"""The same prompts and seeds every time: grids along the way, and the change from before to after."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ddpo_core import Evaluation, Params, PromptSet, evaluate
+
+from ddpo_cli.display import View, percent
+from ddpo_cli.files import write_text
+from ddpo_cli.grids import before_after, grid, save_png, to_pil
+from ddpo_cli.runs import SAMPLES, sample_path
+from ddpo_cli.setup import Setup
+
+EVALUATION = "evaluation.json"
+BEFORE_AFTER = "before-after.png"
+SHOWN_PAIRS = 16
+
+
+def fixed_prompts(prompts: PromptSet, count: int) -> PromptSet:
+    """`count` prompts, spread evenly over a longer set, repeated in turn from a shorter one.
+
+    >>> fixed_prompts(PromptSet(("a", "b", "c", "d"), ({}, {}, {}, {})), 2).prompts
+    ('a', 'c')
+    """
+    size = len(prompts.prompts)
+    chosen = [index * size // count if count < size else index % size for index in range(count)]
+    return PromptSet(tuple(prompts.prompts[i] for i in chosen), tuple(prompts.metadata[i] for i in chosen))
+
+
+def evaluate_fixed(setup: Setup, params: Params, view: View, *, count: int) -> Evaluation:
+    """Sample and score the first `count` images of the fixed set."""
+    whole = fixed_prompts(setup.prompts, setup.config.eval_samples)
+    count = min(count, len(whole.prompts))
+    view.show_phase("evaluating", 0, count)
+    return evaluate(
+        setup.policy,
+        params,
+        setup.reward_fn,
+        PromptSet(whole.prompts[:count], whole.metadata[:count]),
+        num_steps=setup.config.fit.num_steps,
+        seeds=range(count),
+        batch_size=setup.config.fit.sample_batch_size,
+        progress=lambda _, done, total: view.show_phase("evaluating", done, total),
+    )
+
+
+def mean(evaluation: Evaluation) -> float:
+    """The mean score."""
+    return float(evaluation.scores.mean())
+
+
+def write_grid(run: Path, epoch: int, evaluation: Evaluation, view: View, *, count: int) -> Path:
+    """Write the first `count` images with prompt and score below, and show where."""
+    path = sample_path(run, epoch)
+    save_png(grid(to_pil(evaluation.images[:count]), captions(evaluation)[:count]), path)
+    view.picture = path
+    return path
+
+
+def captions(evaluation: Evaluation) -> list[str]:
+    """Prompt and score of each image."""
+    scores = evaluation.scores.tolist()
+    return [f"{prompt}  {score:.4g}" for prompt, score in zip(evaluation.prompts.prompts, scores, strict=True)]
+
+
+def write_comparison(run: Path, before: Evaluation, after: Evaluation) -> str:
+    """Write before-after.png and evaluation.json; returns the change in words."""
+    change = percent(mean(before), mean(after))
+    titles = (f"before: reward {mean(before):.4g}", f"after: reward {mean(after):.4g} ({change})")
+    pairs = list(zip(before.scores.tolist(), after.scores.tolist(), after.prompts.prompts, strict=True))
+    texts = [f"{prompt}  {first:.4g} > {last:.4g}" for first, last, prompt in pairs][:SHOWN_PAIRS]
+    pictures = to_pil(before.images[:SHOWN_PAIRS]), to_pil(after.images[:SHOWN_PAIRS])
+    save_png(before_after(*pictures, texts, titles=titles), run / SAMPLES / BEFORE_AFTER)
+    write_text(run / EVALUATION, json.dumps(_record(before, after), indent=2) + "\n")
+    return f"{mean(before):.4g} -> {mean(after):.4g} ({change})"
+
+
+def _record(before: Evaluation, after: Evaluation) -> dict[str, object]:
+    scores: dict[str, Sequence[float]] = {"before": before.scores.tolist(), "after": after.scores.tolist()}
+    return {
+        "prompts": list(after.prompts.prompts),
+        "seeds": list(after.seeds),
+        "scores": scores,
+        "mean": {"before": mean(before), "after": mean(after)},
+    }

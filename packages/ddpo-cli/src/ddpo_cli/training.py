@@ -1,0 +1,141 @@
+"""The body of `ddpo train`: start a run, or go on with one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+from ddpo_core import TrainState, init, load_checkpoint, save_lora
+
+from ddpo_cli import setup as setups
+from ddpo_cli.config import RunConfig, differences, nest, read_run_config, resolve, to_toml, validate
+from ddpo_cli.console import messages
+from ddpo_cli.display import View, duration, shown, stopwatch
+from ddpo_cli.errors import CLIError, say
+from ddpo_cli.evaluating import BEFORE_AFTER, EVALUATION, evaluate_fixed, mean, write_comparison, write_grid
+from ddpo_cli.files import write_text
+from ddpo_cli.interrupts import Interrupts, handled
+from ddpo_cli.loop import Rescue, rescuing, run_epochs, save
+from ddpo_cli.rewarding import label
+from ddpo_cli.runs import (
+    CONFIG,
+    LORA,
+    SAMPLES,
+    create_run,
+    find_checkpoint,
+    keep_until,
+    locked,
+    read_metrics,
+    refuse_used,
+)
+from ddpo_cli.setup import Setup
+
+FREE_TO_CHANGE = frozenset({"epochs", "device", "sample_every", "checkpoint_every", "keep_last"})
+
+
+def start_run(flags: Mapping[str, Any], *, config: Path | None, output: Path | None) -> None:
+    """Train in a new run folder."""
+    resolved = resolve(config, flags)
+    if output is not None:
+        refuse_used(output)
+    setup = _load(resolved)
+    state = init(setup.policy, setup.optimizer, seed=resolved.seed)
+    run = create_run(output, label=label(resolved.reward))
+    write_text(run / CONFIG, to_toml(resolved))
+    _train(run, setup, state)
+
+
+def resume_run(target: Path | None, flags: Mapping[str, Any], *, force: bool) -> None:
+    """Go on with a run from its last checkpoint, or from the checkpoint given, as if it had never stopped."""
+    run, checkpoint = find_checkpoint(target)
+    config = _resumed_config(run, flags, force=force)
+    setup = _load(config)
+    state = load_checkpoint(checkpoint, setup.policy, setup.optimizer)
+    if state.epoch >= config.epochs and (run / EVALUATION).exists():
+        raise CLIError(
+            f"{str(run)!r} is finished: {state.epoch} of {config.epochs} epochs; "
+            f"for more: ddpo train --resume {run} --epochs {2 * config.epochs}"
+        )
+    with locked(run):
+        write_text(run / CONFIG, to_toml(config))
+        keep_until(run, state.epoch)
+    say(f"Going on with {run} after epoch {state.epoch}")
+    _train(run, setup, state)
+
+
+def print_plan(run: Path | None, flags: Mapping[str, Any], *, config: Path | None, resume: bool, force: bool) -> None:
+    """Print the resolved configuration to stdout and what it amounts to on stderr; train nothing, write nothing."""
+    resolved = _resumed_config(find_checkpoint(run)[0], flags, force=force) if resume else resolve(config, flags)
+    setups.check(resolved)
+    typer.echo(to_toml(resolved), nl=False)
+    fit = resolved.fit
+    trained = max(1, round(fit.timestep_fraction * fit.num_steps))
+    say(
+        f"{resolved.epochs} epochs: {resolved.epochs * fit.samples_per_epoch} queries, "
+        f"{resolved.epochs * fit.updates_per_epoch} updates; in each epoch {fit.samples_per_epoch} samples of "
+        f"{fit.num_steps} steps, up to {trained} of them trained."
+    )
+
+
+def _resumed_config(run: Path, flags: Mapping[str, Any], *, force: bool) -> RunConfig:
+    stored = read_run_config(run)
+    given = nest({key: value for key, value in flags.items() if value is not None and value != []})
+    wanted = validate(stored.model_dump(exclude_none=True), given)
+    changed = differences(stored, wanted, allowed=FREE_TO_CHANGE)
+    if changed and not force:
+        raise CLIError(
+            f"--resume {run}: the run has other options ({'; '.join(changed)}); "
+            "leave them out, add --force to change them, or start a new run"
+        )
+    return wanted
+
+
+def _load(config: RunConfig) -> Setup:
+    console = messages()
+    if not console.is_terminal:
+        return setups.load(config)
+    with console.status(f"Loading {config.model}"):
+        return setups.load(config)
+
+
+def _train(run: Path, setup: Setup, state: TrainState) -> None:
+    """Evaluate, train, evaluate again; say what came of it and print the run's path to stdout."""
+    view = _view(run, setup.config)
+    clock = stopwatch()
+    with locked(run), handled() as interrupts, shown(view, messages()), rescuing(run, state, interrupts) as rescue:
+        change = _evaluated(run, setup, view, interrupts, rescue)
+    say(f"Trained {view.epoch} epochs in {duration(clock())}.")
+    say(f"Mean reward on {setup.config.eval_samples} fixed prompts and seeds: {change}")
+    say(f"Before and after:    {run / SAMPLES / BEFORE_AFTER}")
+    say(f"LoRA for diffusers:  {run / LORA}")
+    say(f"Draw samples:        ddpo sample {run}")
+    say(f"Train on:            ddpo train --resume {run} --epochs {2 * setup.config.epochs}")
+    typer.echo(run)
+
+
+def _evaluated(run: Path, setup: Setup, view: View, interrupts: Interrupts, rescue: Rescue) -> str:
+    config = setup.config
+    before = evaluate_fixed(setup, setup.policy.params, view, count=config.eval_samples)
+    with interrupts.held_back():
+        write_grid(run, 0, before, view, count=config.grid_samples)
+        view.print_line(f"before training: mean reward {mean(before):.4g}, images in {run / SAMPLES}")
+    run_epochs(run, setup, rescue, view, interrupts)
+    with interrupts.held_back():
+        save(run, rescue, keep_last=config.keep_last)
+        save_lora(run / LORA, rescue.state.params)
+    after = evaluate_fixed(setup, rescue.state.params, view, count=config.eval_samples)
+    with interrupts.held_back():
+        write_grid(run, rescue.state.epoch, after, view, count=config.grid_samples)
+        return write_comparison(run, before, after)
+
+
+def _view(run: Path, config: RunConfig) -> View:
+    rows = read_metrics(run)
+    return View(
+        run,
+        f"ddpo train · {config.model} · {' + '.join(config.reward)}",
+        config.epochs,
+        rewards=[row["reward_mean"] for row in rows],
+        epoch=rows[-1]["epoch"] if rows else 0,
+        queries=rows[-1]["queries"] if rows else 0,
+    )
