@@ -49,6 +49,22 @@ def prompt_set(name: str) -> PromptSet:
     return _SETS[name]()
 
 
+def as_prompt_set(prompts: PromptSet | Sequence[str], *, count: int | None = None) -> PromptSet:
+    """Give plain prompts empty metadata, and check that there are any (or exactly `count`).
+
+    Raises:
+        DDPOError: If there are none, or not as many as wanted.
+
+    Example:
+        >>> as_prompt_set(["a cat"]).metadata
+        ({},)
+    """
+    checked = prompts if isinstance(prompts, PromptSet) else _plain(prompts)
+    if not checked.prompts or count not in (None, len(checked.prompts)):
+        raise DDPOError(f"got {len(checked.prompts)} prompts; want {'at least one' if count is None else count}")
+    return checked
+
+
 def list_prompt_sets() -> tuple[str, ...]:
     """List the names of the built-in prompt sets.
 

@@ -14,7 +14,7 @@ from ddpo_core.batches import Pairs, choose_pairs
 from ddpo_core.config import FitConfig
 from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import DDPOError, NonFiniteError
-from ddpo_core.prompts import PromptSet
+from ddpo_core.prompts import PromptSet, as_prompt_set
 from ddpo_core.rollout import Rollout, draw_prompts, encode_once, roll_out
 from ddpo_core.randomness import sample_seeds
 from ddpo_core.sampling import stochastic_steps
@@ -134,7 +134,7 @@ def train_epoch(
     steps = _trainable_steps(policy, config, processes)
     owned = processes.owned(config.samples_per_epoch, config.updates_per_epoch)
     every = range(config.samples_per_epoch)
-    drawn = draw_prompts(_as_prompt_set(prompts), seed=state.seed, epoch=state.epoch, indices=every)
+    drawn = draw_prompts(as_prompt_set(prompts), seed=state.seed, epoch=state.epoch, indices=every)
     rollout = roll_out(
         policy,
         state.params,
@@ -183,13 +183,6 @@ def _trainable_steps(policy: Policy, config: FitConfig, processes: Processes) ->
     if not steps:
         raise DDPOError("every step of this policy is deterministic, so there is nothing to train: want eta above 0")
     return steps
-
-
-def _as_prompt_set(prompts: PromptSet | Sequence[str]) -> PromptSet:
-    checked = prompts if isinstance(prompts, PromptSet) else PromptSet(tuple(prompts), tuple({} for _ in prompts))
-    if not checked.prompts:
-        raise DDPOError("there are no prompts: want at least one")
-    return checked
 
 
 def _normalise(

@@ -1,0 +1,90 @@
+"""Tiny random pipelines of the real classes: what the tests train, save and load instead of mocks."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: place for place, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_pipeline(tokenizer_folder: Path) -> Callable[..., StableDiffusionPipeline]:
+    """Make an untrained pipeline of 16x16 pixels and 8x8x4 latents, the same at every call."""
+
+    def make(**scheduler: object) -> StableDiffusionPipeline:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return StableDiffusionPipeline(
+                vae=_vae(),
+                text_encoder=_text_encoder(),
+                tokenizer=CLIPTokenizer.from_pretrained(tokenizer_folder, model_max_length=12),
+                unet=_unet(),
+                scheduler=DDIMScheduler(**{"steps_offset": 1, "set_alpha_to_one": False, **SCHEDULER, **scheduler}),
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pipeline_folder(make_pipeline: Callable[..., StableDiffusionPipeline], tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("pipeline")
+    make_pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+def _unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=8,
+    )
+
+
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=16,
+    )
+
+
+def _text_encoder() -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=54,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=12,
+            bos_token_id=52,
+            eos_token_id=53,
+            pad_token_id=53,
+        )
+    )
