@@ -5,10 +5,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from ddpo_rewards import RewardError, get_reward, load_registry
 from ddpo_rewards.calling import check_companions
 from ddpo_rewards.testing import check_reward
-from PIL import Image
 
 REGISTRY = load_registry(disabled=["*"])
 

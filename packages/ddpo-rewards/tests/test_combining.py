@@ -2,10 +2,11 @@ import json
 
 import numpy as np
 import pytest
-from ddpo_rewards import Reward, RewardError, RewardResult, RewardSpec, combine, combine_standardised, get_reward
-from ddpo_rewards.combining import RunningStatistics, update_statistics
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ddpo_rewards import Reward, RewardError, RewardResult, RewardSpec, combine, combine_standardised, get_reward
+from ddpo_rewards.combining import RunningStatistics, update_statistics
 
 
 def brightness_reward(name="brightness", scale=1.0, offset=0.0):

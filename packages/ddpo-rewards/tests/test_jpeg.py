@@ -3,11 +3,12 @@ import io
 import numpy as np
 import pytest
 import torch
-from ddpo_rewards import RewardError, get_reward
-from ddpo_rewards.jpeg import _scratch_file, jpeg_sizes
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+
+from ddpo_rewards import RewardError, get_reward
+from ddpo_rewards.jpeg import _scratch_file, jpeg_sizes
 
 
 def saved(picture, quality=95):

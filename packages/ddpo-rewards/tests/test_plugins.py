@@ -4,6 +4,7 @@ import sys
 from importlib.metadata import EntryPoint
 
 import pytest
+
 from ddpo_rewards import Registry, RewardError
 from ddpo_rewards.plugins import load_entry_points, load_plugins
 

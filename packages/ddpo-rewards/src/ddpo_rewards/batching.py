@@ -53,23 +53,6 @@ def map_batches(
     return results
 
 
-def choose_device(device: str | None) -> torch.device:
-    """The device asked for, else a GPU where there is one.
-
-    Raises:
-        RewardError: no such device.
-    """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    # An unknown name, a build without CUDA and an absent GPU each raise another type.
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise RewardError(f"device={device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return chosen
-
-
 def _run_or_none(run: Callable[[list[_Ready]], Sequence[_Out]], batch: list[_Ready]) -> Sequence[_Out] | None:
     """None where memory ran out; the exception, which holds the batch's tensors, is gone when this returns."""
     try:

@@ -58,9 +58,36 @@ _CLIP = (
     ),
 )
 
+_LLAVA = (
+    RewardSpec(
+        name="llava_bertscore",
+        factory="ddpo_rewards.llava:llava_bertscore",
+        summary="BERTScore recall of the prompt in LLaVA's caption; DDPO-style.",
+        needs=frozenset({"prompts"}),
+        takes="arrays",
+        unit="BERTScore recall",
+        range=(-1.0, 1.0),
+        licence="Llama-2 (LLaVA), MIT (DeBERTa)",
+        source=_DDPO,
+        weights=(published.LLAVA, published.TEXT_ENCODER),
+    ),
+    RewardSpec(
+        name="llava_vqa",
+        factory="ddpo_rewards.llava:llava_vqa",
+        summary="Share of each image's own questions that LLaVA answers as wanted.",
+        needs=frozenset({"metadata"}),
+        takes="arrays",
+        unit="share of right answers",
+        range=(0.0, 1.0),
+        licence="Llama-2 (LLaVA)",
+        source=_DDPO,
+        weights=(published.LLAVA,),
+    ),
+)
+
 
 @hookimpl
 def register_rewards(register: Callable[[RewardSpec], None]) -> None:
     """Register every built-in reward."""
-    for spec in (*_JPEG, *_CLIP):
+    for spec in (*_JPEG, *_CLIP, *_LLAVA):
         register(spec)

@@ -17,7 +17,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ddpo_rewards.batching import choose_device, map_batches
+from ddpo_rewards.batching import map_batches
+from ddpo_rewards.devices import choose_device, choose_dtype
 from ddpo_rewards.types import RewardError
 
 VIT_L_14 = "ViT-L-14-quickgelu"
@@ -51,7 +52,7 @@ def load_tower(name: str, checkpoint: Path | None, *, device: str | None = None,
         RewardError: a checkpoint that does not fit, or a tower without QuickGELU.
     """
     chosen = choose_device(device)
-    kind = _dtype(dtype, chosen)
+    kind = choose_dtype(dtype, chosen)
     key = (name, checkpoint, chosen, kind)
     tower = _TOWERS.get(key)
     if tower is None:
@@ -87,9 +88,9 @@ def embed_texts(tower: Tower, texts: Sequence[str], *, batch_size: int) -> Float
 def embed_differentiably(tower: Tower, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
     """Unit embeddings through which gradients reach the images; no Pillow, no rounding to 8 bits.
 
-    Deviation: torch's antialiased bicubic resize, clamped to [0, 1], differs from Pillow's by 0.045 in normalised
-    units at worst on a 512 x 512 test photograph (0.39 without antialiasing). For a float path like this one, imscore reports that aesthetic scores move by
-    0.02 on average.
+    Deviation: torch's antialiased bicubic resize, clamped to [0, 1], differs from Pillow's by 0.045 in normalised units
+    at worst on a 512 x 512 test photograph (0.39 without antialiasing). For a float path like this one, imscore reports
+    that aesthetic scores move by 0.02 on average.
     """
     height, width = images.shape[-2:]
     new_height, new_width = _resized(height, width, tower.image_size)
@@ -185,12 +186,3 @@ def _resized(height: int, width: int, size: int) -> tuple[int, int]:
 
 def _offset(length: int, size: int) -> int:
     return round((length - size) / 2)
-
-
-def _dtype(dtype: str | None, device: torch.device) -> torch.dtype:
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if dtype is None:
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if dtype not in known:
-        raise RewardError(f"dtype={dtype!r} is not known; want one of {', '.join(known)}")
-    return known[dtype]

@@ -16,15 +16,20 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def map_in_threads(function: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
-    """Apply a function to every item on all cores, results in order; the first exception is raised.
+def map_in_threads(function: Callable[[_In], _Out], items: Sequence[_In], *, workers: int | None = None) -> list[_Out]:
+    """Apply a function to every item, by default on all cores; results in order; the first exception is raised.
 
     Example:
         >>> map_in_threads(abs, [-1, 2])
         [1, 2]
     """
-    workers = min(len(items), usable_cores())
-    if workers <= 1:
+    threads = min(len(items), workers or usable_cores())
+    if threads <= 1:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(function, items))
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(function, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -1,0 +1,122 @@
+"""Who looks at images and answers questions: a local LLaVA, or a server (see `endpoint`).
+
+Both are one protocol, a function `captioner(images, questions) -> answers`, one answer per pair, order kept.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ddpo_rewards.endpoint import endpoint_captioner
+from ddpo_rewards.types import RewardError
+
+Captioner: TypeAlias = Callable[[Sequence[np.ndarray], Sequence[str]], list[str]]
+
+
+def choose_captioner(
+    *,
+    model: str,
+    revision: str | None,
+    endpoint: str | None,
+    device: str | None,
+    dtype: str | None,
+    batch_size: int,
+    max_new_tokens: int,
+    timeout: float,
+    retries: int,
+    concurrency: int,
+) -> Captioner:
+    """The server at `endpoint` where one is named, else the model in this process; options as in `llava_bertscore`."""
+    if endpoint is None:
+        return transformers_captioner(
+            model,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+        )
+    return endpoint_captioner(
+        endpoint,
+        model=model,
+        max_new_tokens=max_new_tokens,
+        timeout=timeout,
+        retries=retries,
+        concurrency=concurrency,
+    )
+
+
+def transformers_captioner(
+    model: str,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int = 16,
+    max_new_tokens: int = 64,
+) -> Captioner:
+    """Run LLaVA (or another image-text model of transformers that has a chat template) in this process.
+
+    Batched, left padded (right padding changes answers), greedy; a batch that does not fit is halved. float16 on a GPU,
+    float32 elsewhere. Weights are safetensors of one recorded or given revision; code of the repository is never run.
+
+    Raises:
+        RewardError: no such model, or one that is no image-text model.
+    """
+    import torch
+
+    from ddpo_rewards.batching import map_batches
+    from ddpo_rewards.bertscore import find_model
+    from ddpo_rewards.devices import choose_device, choose_dtype
+
+    chosen = choose_device(device)
+    folder = find_model(model, revision)
+    network, processor = _load_model(str(folder), choose_dtype(dtype, chosen))
+    network.to(chosen)
+
+    def prepare(pair: tuple[np.ndarray, str]) -> tuple[np.ndarray, str]:
+        question = [{"type": "image"}, {"type": "text", "text": pair[1]}]
+        conversation = [{"role": "user", "content": question}]
+        return pair[0], processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+
+    run = partial(_generate, network, processor, max_new_tokens=max_new_tokens)
+
+    def caption(images: Sequence[np.ndarray], questions: Sequence[str]) -> list[str]:
+        pairs = list(zip(images, questions, strict=True))
+        with torch.inference_mode():
+            return map_batches(prepare, run, pairs, batch_size=batch_size)
+
+    return caption
+
+
+def _load_model(folder: str, dtype: Any) -> tuple[Any, Any]:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    try:
+        network = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
+        )
+        processor: Any = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    # transformers raises OSError, ValueError, KeyError, and safetensors its own, for what is one thing to a person.
+    except Exception as error:
+        why = " ".join(str(error).split())[:300]
+        raise RewardError(f"{folder} cannot be loaded as an image-text model: {why}") from error
+    processor.tokenizer.padding_side = "left"
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    network.eval()  # type: ignore[no-untyped-call]
+    return network, processor
+
+
+def _generate(network: Any, processor: Any, batch: list[tuple[np.ndarray, str]], *, max_new_tokens: int) -> list[str]:
+    images, texts = [image for image, _ in batch], [text for _, text in batch]
+    inputs = processor(images=images, text=texts, return_tensors="pt", padding=True).to(network.device, network.dtype)
+    tokens = network.generate(
+        **inputs, do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=processor.tokenizer.pad_token_id
+    )
+    answers: list[str] = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [answer.strip() for answer in answers]

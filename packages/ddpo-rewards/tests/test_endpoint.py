@@ -1,0 +1,202 @@
+"""The captioner for OpenAI-compatible servers, against a real server on the loopback."""
+
+import base64
+import io
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpo_rewards import RewardError, get_reward
+from ddpo_rewards.endpoint import endpoint_captioner
+
+
+def completion(text):
+    return 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
+
+
+def image_in(body):
+    url = body["messages"][0]["content"][0]["image_url"]["url"]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,")))))
+
+
+@pytest.fixture
+def serve():
+    """Start a server whose answer to the n-th request is `answer(n, body, headers) -> (status, text)`."""
+    servers = []
+
+    def start(answer):
+        requests = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                requests.append((self.path, body, dict(self.headers)))
+                reply = answer(len(requests) - 1, body, self.headers)
+                if reply is None:
+                    return
+                status, text = reply
+                self.send_response(status)
+                if status in (302, 307):
+                    self.send_header("Location", text)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *_):
+                return
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/v1", requests
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def captioner(endpoint, **options):
+    return endpoint_captioner(endpoint, **{"model": "llava", "pause": 0.0, **options})
+
+
+def plain(value, size=4):
+    return np.full((size, size, 3), value, np.uint8)
+
+
+def test_images_arrive_losslessly_and_answers_keep_their_order(serve):
+    def answer(_, body, headers):
+        value = int(image_in(body)[0, 0, 0])
+        time.sleep((20 - value) / 1000)  # the first asked answers last
+        return completion(f" {value} {body['messages'][0]['content'][1]['text']} ")
+
+    endpoint, requests = serve(answer)
+    images = [plain(value) for value in range(20)]
+    answers = captioner(endpoint, concurrency=8)(images, [f"q{i}" for i in range(20)])
+    assert answers == [f"{i} q{i}" for i in range(20)]
+    path, body, _ = requests[0]
+    assert path == "/v1/chat/completions"
+    assert (body["model"], body["max_tokens"], body["temperature"]) == ("llava", 64, 0.0)
+
+
+def test_the_token_comes_from_the_environment(serve, monkeypatch):
+    endpoint, requests = serve(lambda *_: completion("a cat"))
+    captioner(endpoint)([plain(0)], ["?"])
+    monkeypatch.setenv("DDPO_ENDPOINT_TOKEN", "secret")
+    captioner(endpoint)([plain(0)], ["?"])
+    assert "Authorization" not in requests[0][2]
+    assert requests[1][2]["Authorization"] == "Bearer secret"
+
+
+def test_a_server_that_is_busy_is_asked_again(serve):
+    endpoint, requests = serve(lambda n, *_: (503, "loading") if n < 2 else completion("a cat"))
+    assert captioner(endpoint)([plain(0)], ["?"]) == ["a cat"]
+    assert len(requests) == 3
+
+
+def test_tries_are_bounded(serve):
+    endpoint, requests = serve(lambda *_: (500, "out of memory"))
+    with pytest.raises(RewardError, match=r"answered 500 .*after 3 tries: out of memory"):
+        captioner(endpoint, retries=2)([plain(0)], ["?"])
+    assert len(requests) == 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 422, 429])
+def test_a_wrong_request_is_not_repeated(serve, status):
+    endpoint, requests = serve(lambda *_: (status, '{"error": "no such model"}'))
+    with pytest.raises(RewardError, match=f"answered {status} .*no such model"):
+        captioner(endpoint)([plain(0)], ["?"])
+    assert len(requests) == 1
+
+
+def test_a_redirect_takes_images_and_token_nowhere(serve):
+    elsewhere, received = serve(lambda *_: completion("stolen"))
+    endpoint, _ = serve(lambda *_: (307, f"{elsewhere}/chat/completions"))
+    with pytest.raises(RewardError, match="answered 307"):
+        captioner(endpoint)([plain(0)], ["?"])
+    assert received == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "complaint"),
+    [
+        ((200, "<html>"), "want an OpenAI chat completion"),
+        ((200, "{}"), "want an OpenAI chat completion"),
+        ((200, '{"choices": []}'), "want an OpenAI chat completion"),
+        ((200, "[]"), "want an OpenAI chat completion"),
+        ((200, '{"choices": [{"message": {"content": 3}}]}'), "want a text"),
+        (None, "cannot be asked"),
+    ],
+)
+def test_an_answer_that_is_no_completion_is_one_clear_line(serve, reply, complaint):
+    endpoint, _ = serve(lambda *_: reply)
+    with pytest.raises(RewardError, match=complaint):
+        captioner(endpoint)([plain(0)], ["?"])
+
+
+def test_a_server_that_says_nothing_runs_into_the_timeout(serve):
+    release = threading.Event()
+    endpoint, _ = serve(lambda *_: release.wait(20) and None)
+    with pytest.raises(RewardError, match="cannot be asked: timed out"):
+        captioner(endpoint, timeout=0.2)([plain(0)], ["?"])
+    release.set()
+
+
+def test_no_server_is_one_clear_line(serve):
+    with pytest.raises(RewardError, match="cannot be asked: .*is the server running"):
+        captioner("http://127.0.0.1:9/v1")([plain(0)], ["?"])
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:8000", "ftp://host/v1", "http://", "file:///etc/passwd", ""])
+def test_an_endpoint_has_to_be_an_address(endpoint):
+    with pytest.raises(RewardError, match="is no address"):
+        captioner(endpoint)
+
+
+@pytest.mark.parametrize("options", [{"retries": -1}, {"concurrency": 0}, {"timeout": 0.0}])
+def test_limits_have_to_make_sense(options):
+    with pytest.raises(RewardError, match="want retries"):
+        captioner("http://localhost/v1", **options)
+
+
+def test_a_missing_answer_is_an_empty_one(serve):
+    endpoint, _ = serve(lambda *_: (200, '{"choices": [{"message": {"content": null}}]}'))
+    assert captioner(endpoint)([plain(0)], ["?"]) == [""]
+
+
+def test_questions_and_answers_go_through_the_reward(serve):
+    def answer(_, body, headers):
+        asked = body["messages"][0]["content"][1]["text"]
+        return completion({"How many?": "There are FIVE cats.", "Which colour?": ""}[asked])
+
+    endpoint, _ = serve(answer)
+    reward = get_reward(f"llava_vqa?endpoint={endpoint}&model=x")
+    both = {"questions": ["How many?", "Which colour?"], "answers": ["five", "red"]}
+    one = {"questions": ["How many?"], "answers": ["six"]}
+    scores, info = reward([plain(0), plain(1), plain(2)], metadata=[both, one, {**one, "answers": ["five"]}])
+    assert scores.tolist() == [0.5, 0.0, 1.0]
+    assert info["answers"] == [["There are FIVE cats.", ""], ["There are FIVE cats."], ["There are FIVE cats."]]
+    assert info["empty"] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {},
+        {"questions": []},
+        {"questions": "How many?", "answers": ["one"]},
+        {"questions": [1], "answers": ["1"]},
+        {"questions": ["a", "b"], "answers": ["one"]},
+    ],
+)
+def test_metadata_without_questions_and_answers_is_refused(item):
+    reward = get_reward("llava_vqa", captioner=lambda images, questions: ["x"] * len(questions))
+    with pytest.raises(RewardError, match="metadata 0 has"):
+        reward([plain(0)], metadata=[item])
+    with pytest.raises(RewardError, match="needs metadata"):
+        reward([plain(0)])

