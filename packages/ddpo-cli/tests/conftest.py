@@ -99,3 +99,20 @@ def quick(tiny_model: Path) -> list[str]:
 def _tokens() -> list[str]:
     letters = "abcdefghijklmnopqrstuvwxyz"
     return [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+
+
+@pytest.fixture
+def plugin(working_directory: Path) -> Callable[[str], str]:
+    """Write a module with the function `score(images, prompts)` in the working directory; returns its reference."""
+    written: list[str] = []
+
+    def write(body: str) -> str:
+        name = f"plugin_{abs(hash(str(working_directory)))}_{len(written)}"
+        written.append(name)
+        lines = "\n    ".join(body.splitlines())
+        Path(f"{name}.py").write_text(
+            f"import os, resource, signal, time\nCALLS = []\n\n\ndef score(images, prompts):\n    CALLS.append(1)\n    {lines}\n"
+        )
+        return f"{name}:score"
+
+    return write

@@ -1,8 +1,245 @@
-def test_a_run_leaves_a_whole_folder(ddpo, quick):
-    result = ddpo("--debug", *quick, "--output", "run")
-    print(result.output)
+"""`ddpo train` on a real, tiny Stable Diffusion."""
+
+import json
+import resource
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+BRIGHTNESS = "return images.mean((1, 2, 3))"
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder with its bytes; the lock holds nothing."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def metrics(run: str) -> list[dict[str, float]]:
+    """The epochs of a run without what the clock decides."""
+    rows = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.startswith("seconds")} for row in rows]
+
+
+def only_error(result, *, exit_code: int = 2) -> str:
+    """The one line of an error; it is the last that is written."""
+    assert result.exit_code == exit_code, result.output
+    lines = result.stderr.splitlines()
+    assert [line for line in lines if line.startswith("Error: ")] == lines[-1:]
+    assert "Traceback" not in result.output
+    return lines[-1]
+
+
+def test_a_run_is_a_folder_with_everything_in_it(ddpo, quick):
+    result = ddpo(*quick)
+    assert result.exit_code == 0, result.output
+    run = Path("runs/0001-jpeg_compressibility")
+    assert result.stdout == f"{run}\n"
+    assert {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} == {
+        ".lock",
+        "config.toml",
+        "evaluation.json",
+        "metrics.jsonl",
+        "lora/pytorch_lora_weights.safetensors",
+        *(f"samples/{name}.png" for name in ("epoch-0000", "epoch-0001", "epoch-0002", "before-after")),
+        *(
+            f"checkpoints/epoch-00000{epoch}/{name}"
+            for epoch in (1, 2)
+            for name in ("params.safetensors", "optimizer.safetensors", "state.json")
+        ),
+    }
+    assert tomllib.loads((run / "config.toml").read_text())["fit"]["num_steps"] == 2
+    assert [(row["epoch"], row["queries"]) for row in metrics(str(run))] == [(1, 4), (2, 8)]
+
+
+def test_progress_says_the_change_in_percent_and_what_to_do_next(ddpo, quick):
+    lines = ddpo(*quick, "--output", "run").stderr.splitlines()
+    scores = json.loads(Path("run/evaluation.json").read_text())["mean"]
+    change = 100 * (scores["after"] - scores["before"]) / abs(scores["before"])
+    assert any(line.startswith("epoch 2/2  queries 8  reward ") for line in lines)
+    assert any(line.startswith("Mean reward on 4 fixed") and line.endswith(f"({change:+.1f}%)") for line in lines)
+    assert any("samples/before-after.png" in line for line in lines)
+    assert any("ddpo train --resume run --epochs 4" in line for line in lines)
+
+
+def test_a_dry_run_prints_the_configuration_and_writes_nothing(ddpo, quick):
+    result = ddpo(*quick, "--dry-run", "--seed", "9")
     assert result.exit_code == 0
-    import subprocess
-    print(subprocess.run(["find", "run"], capture_output=True, text=True).stdout)
-    print(open("run/config.toml").read(), open("run/metrics.jsonl").read())
-    assert 0
+    assert tomllib.loads(result.stdout)["seed"] == 9
+    assert "2 epochs: 8 queries, 2 updates" in result.stderr
+    assert not Path("runs").exists()
+
+
+def test_a_local_plugin_and_a_weighted_sum_can_be_trained(ddpo, quick, plugin):
+    rewards = ["--reward", plugin(BRIGHTNESS), "--reward", "0.5*jpeg_compressibility"]
+    assert ddpo(*quick, *rewards, "--output", "run").exit_code == 0
+    assert tomllib.loads(Path("run/config.toml").read_text())["reward"][1] == "0.5*jpeg_compressibility"
+
+
+def test_a_resumed_run_ends_bit_for_bit_as_if_it_had_never_stopped(ddpo, quick):
+    assert ddpo(*quick, "--epochs", "4", "--output", "whole").exit_code == 0
+    assert ddpo(*quick, "--epochs", "2", "--output", "parts").exit_code == 0
+    resumed = ddpo("train", "--resume", "parts", "--epochs", "4")
+    assert resumed.exit_code == 0, resumed.output
+    for name in ("checkpoints/epoch-000004/params.safetensors", "checkpoints/epoch-000004/optimizer.safetensors"):
+        assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
+    # "parts" drew no grid after its epoch 2: that was its last, and the evaluation stood in for it.
+    rows = [[{k: v for k, v in row.items() if k != "samples_reward_mean"} for row in metrics(run)] for run in ("whole", "parts")]
+    assert rows[0] == rows[1]
+    assert json.loads(Path("whole/evaluation.json").read_text()) == json.loads(Path("parts/evaluation.json").read_text())
+
+
+def test_resume_without_a_name_takes_the_last_run(ddpo, quick):
+    ddpo(*quick)
+    result = ddpo("train", "--resume", "--epochs", "3")
+    assert result.exit_code == 0
+    assert result.stdout == "runs/0001-jpeg_compressibility\n"
+    assert len(metrics("runs/0001-jpeg_compressibility")) == 3
+
+
+def test_a_finished_run_says_how_to_get_more(ddpo, quick):
+    ddpo(*quick, "--output", "run")
+    before = snapshot(Path("run"))
+    assert "is finished: 2 of 2 epochs; for more: ddpo train --resume run --epochs 4" in only_error(ddpo("train", "--resume", "run"))
+    assert snapshot(Path("run")) == before
+
+
+def test_resuming_with_other_options_names_them_and_refuses_without_force(ddpo, quick):
+    ddpo(*quick, "--output", "run")
+    before = snapshot(Path("run"))
+    change = ("--resume", "run", "--learning-rate", "0.5", "--num-steps", "3", "--epochs", "3")
+    error = only_error(ddpo("train", *change))
+    assert "learning_rate: 0.0003 -> 0.5; num_steps: 2 -> 3" in error
+    assert snapshot(Path("run")) == before
+    assert ddpo("train", *change, "--force").exit_code == 0
+    assert tomllib.loads(Path("run/config.toml").read_text())["learning_rate"] == 0.5
+
+
+def test_another_run_in_the_output_folder_is_refused_and_left_alone(ddpo, quick):
+    ddpo(*quick, "--output", "run")
+    before = snapshot(Path("run"))
+    assert "'run' holds another run; choose a new folder" in only_error(ddpo(*quick, "--output", "run"))
+    assert snapshot(Path("run")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--reward", "jpeg_compresibility"], "did you mean 'jpeg_compressibility'"),
+        (["--reward", "no_module:score"], "no_module"),
+        (["--prompts", "simple_animal"], "did you mean 'simple_animals'"),
+        (["--model", "nowhere"], "model 'nowhere' does not exist"),
+        (["--epochs", "0"], "epochs=0: input should be greater than 0"),
+        (["--device", "tpu"], "device 'tpu' cannot be used"),
+        (["--samples-per-epoch", "3", "--updates-per-epoch", "2"], "does not divide"),
+        (["runs/0001"], "without --resume; did you mean --output runs/0001?"),
+        (["--resume", "--output", "x"], "leave out --output"),
+        (["--force"], "add --resume"),
+    ],
+)
+def test_a_mistake_in_the_options_is_one_line_and_makes_no_folder(ddpo, quick, arguments, message):
+    assert message in only_error(ddpo(*quick, *arguments))
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise KeyError('weights')", "raised KeyError: 'weights'"),
+        ("return [1.0]", "returned scores of shape [1]; want 4 finite numbers"),
+        ("return [float('nan')] * len(images)", "returned nan for image 0"),
+        ("return 'high'", "returned 'high'"),
+    ],
+)
+def test_a_plugin_that_breaks_its_contract_stops_the_run_with_the_last_good_state_saved(
+    ddpo, quick, plugin, body, message
+):
+    # The first call is the evaluation, the second is epoch 1, the third its grid, the fourth is epoch 2.
+    reference = plugin(f"if len(CALLS) == 4:\n    {body}\n{BRIGHTNESS}")
+    error = only_error(ddpo(*quick, "--reward", reference, "--output", "run"))
+    assert message in error
+    assert "Epoch 1 is saved in run/checkpoints/epoch-000001" in error
+    assert "ddpo train --resume run" in error
+    assert len(metrics("run")) == 1
+    assert ddpo("train", "--resume", "run").exit_code == 0  # CALLS goes on counting, so the plugin is mended
+
+
+def test_a_plugin_that_fails_at_once_leaves_a_checkpoint_of_the_beginning(ddpo, quick, plugin):
+    error = only_error(ddpo(*quick, "--reward", plugin("return 'high'"), "--output", "run"))
+    assert "Epoch 0 is saved in run/checkpoints/epoch-000000" in error
+
+
+def test_a_loss_that_is_not_finite_stops_aloud_and_keeps_the_last_good_checkpoint(ddpo, quick):
+    error = only_error(ddpo(*quick, "--learning-rate", "1e20", "--epochs", "4", "--output", "run"))
+    assert "finite" in error
+    saved = sorted(Path("run/checkpoints").iterdir())[-1]
+    assert str(saved) in error
+    assert all(np.isfinite(leaf).all() for leaf in load_file(saved / "params.safetensors").values())
+
+
+def test_a_damaged_checkpoint_is_named_and_an_earlier_one_can_be_chosen(ddpo, quick):
+    ddpo(*quick, "--output", "run")
+    damaged = Path("run/checkpoints/epoch-000002/params.safetensors")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    before = snapshot(Path("run"))
+    assert "'run/checkpoints/epoch-000002' is damaged" in only_error(ddpo("train", "--resume", "run", "--epochs", "3"))
+    assert snapshot(Path("run")) == before
+    result = ddpo("train", "--resume", "run/checkpoints/epoch-000001", "--epochs", "3")
+    assert result.exit_code == 0, result.output
+    assert [row["epoch"] for row in metrics("run")] == [1, 2, 3]
+
+
+def test_a_missing_checkpoint_is_said(ddpo, quick):
+    ddpo(*quick, "--output", "run")
+    assert "there is no checkpoint 'run/checkpoints/epoch-000009'" in only_error(
+        ddpo("train", "--resume", "run/checkpoints/epoch-000009")
+    )
+
+
+def test_a_full_disk_leaves_earlier_files_intact_and_says_so(ddpo, quick, plugin):
+    # Files may not grow beyond 2 kB from epoch 2 on: that is what a full disk looks like to whoever writes.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    reference = plugin(
+        f"if len(CALLS) == 4:\n    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, {hard}))\n{BRIGHTNESS}"
+    )
+    try:
+        result = ddpo(*quick, "--reward", reference, "--epochs", "3", "--output", "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    error = only_error(result)
+    assert "is not saved" in error or "cannot be written" in error
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["epoch-000001"]
+    for picture in Path("run/samples").iterdir():
+        Image.open(picture).load()
+    assert ddpo("train", "--resume", "run").exit_code == 0
+
+
+def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(ddpo, quick, plugin):
+    reference = plugin(f"if len(CALLS) == 4:\n    os.kill(os.getpid(), signal.SIGINT)\n{BRIGHTNESS}")
+    interrupted = ddpo(*quick, "--reward", reference, "--epochs", "3", "--output", "run")
+    assert interrupted.exit_code == 130
+    assert interrupted.stderr.splitlines()[-1] == (
+        "Interrupted: epoch 1 is saved in run/checkpoints/epoch-000001. Go on with: ddpo train --resume run"
+    )
+    assert ddpo("train", "--resume", "run").exit_code == 0
+    assert [row["epoch"] for row in metrics("run")] == [1, 2, 3]
+
+
+def test_ctrl_c_while_files_are_written_waits_until_they_are_whole(ddpo, quick, plugin):
+    # The third call scores the grid of epoch 1, in the middle of what an epoch writes.
+    reference = plugin(f"if len(CALLS) == 3:\n    os.kill(os.getpid(), signal.SIGTERM)\n{BRIGHTNESS}")
+    assert ddpo(*quick, "--reward", reference, "--output", "run").exit_code == 130
+    assert len(metrics("run")) == 1
+    assert Path("run/samples/epoch-0001.png").exists()
+
+
+def test_only_the_newest_checkpoints_are_kept(ddpo, quick):
+    with open("quick.toml", "r+") as file:
+        text = file.read()
+        file.seek(0)
+        file.write(f"keep_last = 2\n{text}")
+    ddpo(*quick, "--epochs", "4", "--output", "run")
+    assert sorted(path.name for path in Path("run/checkpoints").iterdir()) == ["epoch-000003", "epoch-000004"]

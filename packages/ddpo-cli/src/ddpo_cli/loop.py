@@ -10,7 +10,7 @@ from typing import Any
 from ddpo_core import EpochInfo, TrainState, fit, latest_checkpoint, save_checkpoint
 
 from ddpo_cli.display import View, stopwatch
-from ddpo_cli.errors import CLIError, describe, is_user_error
+from ddpo_cli.errors import CLIError, describe, is_user_error, say
 from ddpo_cli.evaluating import evaluate_fixed, mean, write_grid
 from ddpo_cli.interrupts import Interrupts
 from ddpo_cli.runs import CHECKPOINTS, append_metrics, checkpoints, remove_checkpoint
@@ -35,7 +35,10 @@ def rescuing(run: Path, state: TrainState, interrupts: Interrupts) -> Iterator[R
         yield rescue
     except BaseException as error:
         interrupts.breakable = False
-        raise _with_whereabouts(run, rescue, error) from error
+        told = _with_whereabouts(run, rescue, error)
+        if told is error:
+            raise
+        raise told from error
 
 
 def run_epochs(run: Path, setup: Setup, rescue: Rescue, view: View, interrupts: Interrupts) -> None:
@@ -100,4 +103,5 @@ def _with_whereabouts(run: Path, rescue: Rescue, error: BaseException) -> BaseEx
         return KeyboardInterrupt(f"epoch {epoch} is saved in {saved}. Go on with: {go_on}")
     if is_user_error(error):
         return CLIError(f"{what}. Epoch {epoch} is saved in {saved}; once that is mended: {go_on}")
+    say(f"Epoch {epoch} is saved in {saved}; go on with: {go_on}")
     return error

@@ -1,0 +1,82 @@
+"""One configuration: defaults, file, flags; TOML in and out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ddpo_cli.config import FOR_MODEL, RunConfig, differences, read_run_config, resolve, to_toml, validate
+from ddpo_cli.errors import CLIError
+from ddpo_core import FitConfig
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def write(text: str) -> Path:
+    path = Path("c.toml")
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_flags_override_the_file_and_the_file_the_defaults():
+    config = resolve(write("epochs = 7\nseed = 3\n[fit]\nnum_steps = 4\n"), {"seed": 5, "samples_per_epoch": 8})
+    assert (config.epochs, config.seed, config.fit.num_steps, config.fit.samples_per_epoch) == (7, 5, 4, 8)
+
+
+def test_the_built_in_model_has_its_own_defaults_and_others_have_the_papers():
+    ours, others = resolve(None, {}), resolve(None, {"model": "someone/model"})
+    assert ours.fit.num_steps == FOR_MODEL["builtin:emoji"]["fit"]["num_steps"]
+    assert others == RunConfig(model="someone/model")
+
+
+def test_what_is_written_is_read_back_as_it_was():
+    config = resolve(None, {"reward": ["a", "0.5*b?c=d"], "device": "cpu", "dtype": "bfloat16", "learning_rate": 1e-4})
+    Path("config.toml").write_text(to_toml(config), encoding="utf-8")
+    assert read_run_config(Path()) == config
+    assert resolve(Path("config.toml"), {}) == config
+
+
+def test_the_versions_that_ran_are_written_down():
+    assert 'ddpo-core = "' in to_toml(resolve(None, {}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch = 1", "c.toml: 'epoch' is not an option; did you mean 'epochs'?"),
+        ("[fit]\nnum_stesp = 1", "c.toml: 'num_stesp' is not an option; did you mean 'num_steps'?"),
+        ("num_steps = 1", "c.toml: 'num_steps' stands outside its table; write it under [fit]"),
+        ("fit = 3", "c.toml: fit=3: want a table, [fit]"),
+        ("epochs = ", "'c.toml' is no valid TOML"),
+        ("epochs = 0", "c.toml: epochs=0: input should be greater than 0"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_that_says_what_to_do(text, message):
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as error:
+        resolve(write(text), {})
+    assert str(error.value).startswith(message)
+
+
+def test_a_missing_file_and_a_folder_are_told_apart():
+    with pytest.raises(CLIError, match="there is no configuration file 'no.toml'"):
+        resolve(Path("no.toml"), {})
+    with pytest.raises(CLIError, match="is a folder"):
+        resolve(Path(), {})
+
+
+KEYS = st.sampled_from([*RunConfig.model_fields, *FitConfig.model_fields])
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers()) | st.just({})
+
+
+@given(st.dictionaries(KEYS, VALUES))
+def test_any_values_give_a_configuration_or_one_line(flags: dict[str, Any]):
+    try:
+        resolve(None, flags)
+    except ValueError as error:
+        assert str(error)
+        assert "\n" not in repr(str(error))
+
+
+def test_differences_name_both_values_and_leave_out_what_may_change():
+    before = validate({})
+    after = validate({"epochs": 1, "seed": 2, "fit": {"num_steps": 3}})
+    assert differences(before, after, allowed=frozenset({"epochs"})) == ["seed: 0 -> 2", "num_steps: 50 -> 3"]

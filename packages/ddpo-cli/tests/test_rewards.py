@@ -1,0 +1,77 @@
+"""`ddpo rewards list | show | check | new`."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+
+def test_the_list_has_the_built_in_rewards_in_every_format(ddpo):
+    assert "jpeg_compressibility" in ddpo("rewards", "list").stdout
+    names = {row["name"] for row in json.loads(ddpo("rewards", "list", "-f", "json").stdout)}
+    assert {row["name"] for row in csv.DictReader(io.StringIO(ddpo("rewards", "list", "-f", "csv").stdout))} == names
+    assert {"jpeg_compressibility", "jpeg_incompressibility"} <= names
+
+
+def test_the_list_is_in_words_what_the_registry_says(ddpo):
+    rows = {row["name"]: row for row in json.loads(ddpo("rewards", "list", "-f", "json").stdout)}
+    assert rows["jpeg_compressibility"]["unit"] == "kB"
+    assert rows["jpeg_compressibility"]["needs"] == ["images"]
+
+
+def install_broken_plugin(folder: Path) -> None:
+    """A distribution whose plugin cannot be imported, as pip would leave it on the path."""
+    info = folder / "broken_rewards-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-rewards\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[ddpo_rewards]\nmine = no_such_module\n")
+
+
+def test_a_broken_plugin_is_listed_with_its_error_and_breaks_nothing(ddpo, monkeypatch):
+    install_broken_plugin(Path("site"))
+    monkeypatch.syspath_prepend(str(Path("site").absolute()))
+    result = ddpo("rewards", "list")
+    assert "jpeg_compressibility" in result.stdout
+    assert "broken-rewards:mine does not load: ModuleNotFoundError" in result.stderr
+    rows = json.loads(ddpo("rewards", "list", "-f", "json").stdout)
+    assert any("no_such_module" in (row["error"] or "") for row in rows)
+    assert "broken" not in ddpo("rewards", "list", "--no-plugins").output
+
+
+def test_show_prints_what_is_known(ddpo):
+    facts = json.loads(ddpo("rewards", "show", "jpeg_compressibility", "-f", "json").stdout)[0]
+    assert (facts["unit"], facts["range"], facts["licence"]) == ("kB", "-inf to 0", "Apache-2.0")
+    assert "arXiv" in ddpo("rewards", "show", "jpeg_compressibility").stdout
+
+
+def test_show_and_check_suggest_a_name(ddpo):
+    for command in ("show", "check"):
+        result = ddpo("rewards", command, "jpeg_compresibility")
+        assert result.exit_code == 2
+        assert "did you mean" in result.stderr
+
+
+def test_check_passes_a_good_reward_and_says_why_a_bad_one_fails(ddpo, plugin):
+    assert ddpo("rewards", "check", plugin("return images.mean((1, 2, 3))")).exit_code == 0
+    bad = ddpo("rewards", "check", plugin("return images.mean((1, 2, 3)) - images.mean()"), "-f", "json")
+    failed = [row for row in json.loads(bad.stdout) if row["result"] == "failed"]
+    assert bad.exit_code == 2
+    assert [row["check"] for row in failed] == ["batch invariance"]
+    assert "an image alone scores differently" in failed[0]["seen"]
+
+
+@pytest.mark.parametrize("body", ["raise KeyError(1)", "return [1.0]", "return 'x'"])
+def test_check_never_tears_on_a_reward_that_breaks_its_contract(ddpo, plugin, body):
+    result = ddpo("rewards", "check", plugin(body))
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+def test_new_writes_a_package_and_says_where(ddpo):
+    result = ddpo("rewards", "new", "sharpness")
+    assert result.exit_code == 0, result.output
+    assert Path(result.stdout.strip(), "pyproject.toml").is_file()
+    again = ddpo("rewards", "new", "sharpness")
+    assert again.exit_code == 2

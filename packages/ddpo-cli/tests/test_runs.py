@@ -1,0 +1,95 @@
+"""The run folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+from ddpo_cli.errors import CLIError
+from ddpo_cli.runs import (
+    append_metrics,
+    create_run,
+    find_checkpoint,
+    find_run,
+    keep_until,
+    locked,
+    read_metrics,
+    refuse_used,
+)
+
+
+def make_run(name: str, *epochs: int) -> Path:
+    run = Path("runs") / name
+    for epoch in epochs:
+        (run / "checkpoints" / f"epoch-{epoch:06d}").mkdir(parents=True)
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "config.toml").touch()
+    return run
+
+
+def test_new_runs_are_numbered_after_the_highest():
+    assert create_run(None, label="my_plugin:score") == Path("runs/0001-my_plugin_score")
+    Path("runs/0041").mkdir()
+    Path("runs/notes").mkdir()
+    assert create_run(None, label="x") == Path("runs/0042-x")
+
+
+def test_a_folder_that_is_used_is_refused():
+    run = make_run("a")
+    Path("full").mkdir()
+    Path("full/thesis.tex").touch()
+    for folder, reason in ((run, "holds another run"), (Path("full"), "is not empty"), (run / "config.toml", "file")):
+        with pytest.raises(CLIError, match=reason):
+            refuse_used(folder)
+
+
+def test_without_a_name_the_run_written_last_is_resumed():
+    import os
+
+    old, new = make_run("a", 5), make_run("b", 5)
+    os.utime(new / "config.toml", (2e9, 2e9))
+    assert find_run(None) == new
+    os.utime(old / "checkpoints", (3e9, 3e9))
+    assert find_run(None) == old
+
+
+def test_no_run_to_resume_is_said():
+    with pytest.raises(CLIError, match="there is no run in 'runs'"):
+        find_run(None)
+    with pytest.raises(CLIError, match="'elsewhere' is no run"):
+        find_run(Path("elsewhere"))
+
+
+def test_a_run_means_its_last_checkpoint_and_a_checkpoint_itself():
+    run = make_run("a", 5, 10)
+    assert find_checkpoint(run) == (run, run / "checkpoints/epoch-000010")
+    chosen = run / "checkpoints/epoch-000005"
+    assert find_checkpoint(chosen) == (run.resolve(), chosen)
+    with pytest.raises(CLIError, match="there are: epoch-000005, epoch-000010"):
+        find_checkpoint(run / "checkpoints/epoch-000007")
+    with pytest.raises(CLIError, match="has no checkpoint"):
+        find_checkpoint(make_run("b"))
+
+
+def test_a_line_torn_by_a_crash_is_left_out():
+    run = make_run("a")
+    append_metrics(run, {"epoch": 1})
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 2, "rew')
+    assert read_metrics(run) == [{"epoch": 1}]
+
+
+def test_going_back_drops_later_metrics_and_checkpoints():
+    run = make_run("a", 1, 2, 3)
+    for epoch in (1, 2, 3):
+        append_metrics(run, {"epoch": epoch})
+    keep_until(run, 2)
+    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["epoch-000001", "epoch-000002"]
+
+
+def test_two_processes_cannot_write_to_one_run():
+    run = make_run("a")
+    with locked(run), pytest.raises(CLIError, match="another process"), locked(run):
+        pass
+    with locked(run):
+        pass
