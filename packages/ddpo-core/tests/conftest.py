@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from hypothesis import settings
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+# Deadlines measure the machine, not the code.
+settings.register_profile("ddpo", deadline=None)
+settings.load_profile("ddpo")
 
 SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
 
@@ -44,7 +49,9 @@ def make_pipeline(tokenizer_folder: Path) -> Callable[..., StableDiffusionPipeli
 
 
 @pytest.fixture(scope="session")
-def pipeline_folder(make_pipeline: Callable[..., StableDiffusionPipeline], tmp_path_factory: pytest.TempPathFactory) -> str:
+def pipeline_folder(
+    make_pipeline: Callable[..., StableDiffusionPipeline], tmp_path_factory: pytest.TempPathFactory
+) -> str:
     folder = tmp_path_factory.mktemp("pipeline")
     make_pipeline().save_pretrained(folder)
     return str(folder)

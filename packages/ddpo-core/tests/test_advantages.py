@@ -21,7 +21,9 @@ def test_prompts_are_compared_with_their_own_rewards():
 
 
 def test_the_oldest_rewards_leave_the_buffer():
-    stats, _ = update_prompt_stats({"cat": (1.0, 2.0)}, ["cat"] * 2, torch.tensor([3.0, 4.0]), buffer_size=3, min_count=1)
+    stats, _ = update_prompt_stats(
+        {"cat": (1.0, 2.0)}, ["cat"] * 2, torch.tensor([3.0, 4.0]), buffer_size=3, min_count=1
+    )
     assert stats == {"cat": (2.0, 3.0, 4.0)}
 
 

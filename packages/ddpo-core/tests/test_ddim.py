@@ -38,9 +38,7 @@ def _diffusers_step(scheduler, output, time, latents, eta, noise):
 @pytest.mark.parametrize("config", SCHEDULERS, ids=lambda config: "-".join(str(value) for value in config.values()))
 def test_every_step_is_that_of_diffusers(config, eta, clip_sample):
     scheduler = _scheduler(**config, clip_sample=clip_sample)
-    table = ddim_timesteps(
-        ddim_schedule(scheduler, NUM_STEPS), prediction_type=config["prediction_type"], eta=eta
-    )
+    table = ddim_timesteps(ddim_schedule(scheduler, NUM_STEPS), prediction_type=config["prediction_type"], eta=eta)
     scheduler.set_timesteps(NUM_STEPS)
     generator = torch.Generator().manual_seed(0)
     assert table.time.tolist() == scheduler.timesteps.tolist()

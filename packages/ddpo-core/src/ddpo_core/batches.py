@@ -60,7 +60,8 @@ def choose_pairs(
 
 def split_pairs(pairs: Pairs, size: int) -> Iterator[Pairs]:
     """Split pairs into micro-batches of `size`; the last may be smaller."""
-    return (Pairs(*part) for part in zip(pairs.samples.split(size), pairs.steps.split(size), strict=True))
+    starts = range(0, len(pairs.samples), size)
+    return (Pairs(*(index[start : start + size] for index in pairs)) for start in starts)
 
 
 def gather_batch(trajectories: Trajectories, advantages: Float[Tensor, " batch"], pairs: Pairs) -> Batch:

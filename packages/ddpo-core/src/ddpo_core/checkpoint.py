@@ -140,7 +140,9 @@ def _digest(path: Path) -> str:
 
 def _check_digests(folder: Path, saved: Mapping[str, Any]) -> None:
     if saved["format"] != _FORMAT:
-        raise CheckpointError(f"checkpoint {str(folder)!r} has format {saved['format']!r}; this version reads {_FORMAT}")
+        raise CheckpointError(
+            f"checkpoint {str(folder)!r} has format {saved['format']!r}; this version reads {_FORMAT}"
+        )
     for name, digest in saved["sha256"].items():
         if _digest(folder / name) != digest:
             raise CheckpointError(f"checkpoint {str(folder)!r} is damaged ({name}): go on from an earlier one")
@@ -154,8 +156,8 @@ def _load_like(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if wanted != found:
         different = next(name for name in (*wanted, *found) if wanted.get(name) != found.get(name))
         raise CheckpointError(
-            f"checkpoint {str(path)!r} is of another model: {different!r} is {found.get(different, 'absent')} there and "
-            f"{wanted.get(different, 'absent')} here; load the model and LoRA rank that it was written with"
+            f"checkpoint {str(path)!r} is of another model: {different!r} is {found.get(different, 'absent')} there "
+            f"and {wanted.get(different, 'absent')} here; load the model and LoRA rank that it was written with"
         )
     return {name: loaded[name].to(tensor.device) for name, tensor in expected.items()}
 

@@ -36,7 +36,9 @@ class FitConfig(BaseModel):
     stats_buffer_size: int = Field(
         32, ge=0, description="rewards remembered per prompt; 0 normalises over the epoch instead"
     )
-    stats_min_count: PositiveInt = Field(16, description="rewards of a prompt needed before its own statistics are used")
+    stats_min_count: PositiveInt = Field(
+        16, description="rewards of a prompt needed before its own statistics are used"
+    )
     kl_weight: float = Field(0.0, ge=0, description="weight of the KL divergence to the initial policy")
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ class Processes(NamedTuple):
     """
 
     rank: int
-    count: int
+    size: int
     average: Callable[[Sequence[Tensor]], Sequence[Tensor]]
     gather: Callable[[Tensor], Tensor]
 
@@ -23,12 +23,14 @@ class Processes(NamedTuple):
         """List the global sample indices of this process: its equal share of every update, in order.
 
         Example:
-            >>> SINGLE._replace(rank=1, count=2).owned(8, 2)
+            >>> SINGLE._replace(rank=1, size=2).owned(8, 2)
             (2, 3, 6, 7)
         """
-        share = samples // (updates * self.count)
+        share = samples // (updates * self.size)
         return tuple(
-            update * share * self.count + self.rank * share + place for update in range(updates) for place in range(share)
+            update * share * self.size + self.rank * share + place
+            for update in range(updates)
+            for place in range(share)
         )
 
     def collect(self, local: Tensor, updates: int) -> Tensor:

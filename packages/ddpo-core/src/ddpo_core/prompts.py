@@ -65,6 +65,18 @@ def as_prompt_set(prompts: PromptSet | Sequence[str], *, count: int | None = Non
     return checked
 
 
+def pick_prompts(prompts: PromptSet, places: Sequence[int]) -> PromptSet:
+    """Pick prompts with their metadata.
+
+    Example:
+        >>> pick_prompts(as_prompt_set(["a cat", "a dog"]), [1, 1]).prompts
+        ('a dog', 'a dog')
+    """
+    return PromptSet(
+        tuple(prompts.prompts[place] for place in places), tuple(prompts.metadata[place] for place in places)
+    )
+
+
 def list_prompt_sets() -> tuple[str, ...]:
     """List the names of the built-in prompt sets.
 
@@ -91,7 +103,9 @@ def _acting(nouns: Sequence[str], activities: Sequence[str]) -> PromptSet:
 def _counted(nouns: Sequence[str]) -> PromptSet:
     pairs = [(noun, number) for noun in nouns for number in range(1, 10)]
     words = [_english().number_to_words(number) for _, number in pairs]
-    prompts = tuple(f"{word} {_english().plural(noun, number)}" for (noun, number), word in zip(pairs, words, strict=True))
+    prompts = tuple(
+        f"{word} {_english().plural(noun, number)}" for (noun, number), word in zip(pairs, words, strict=True)
+    )
     metadata = tuple(
         {"questions": [f"How many {_english().plural(noun)} are there in this image?"], "answers": [word]}
         for (noun, _), word in zip(pairs, words, strict=True)

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddpo_core.errors import ScoreError
-from ddpo_core.prompts import PromptSet
-from ddpo_core.randomness import generator, sample_seeds
+from ddpo_core.prompts import PromptSet, pick_prompts
+from ddpo_core.randomness import generator
 from ddpo_core.rows import concatenate_rows
 from ddpo_core.sampling import sample_trajectories
 from ddpo_core.scoring import Info, score_images
@@ -67,11 +67,11 @@ def roll_out(
     """
     parts = []
     for start in range(0, len(seeds), batch_size):
-        chosen = slice(start, start + batch_size)
-        part = PromptSet(prompts.prompts[chosen], prompts.metadata[chosen])
-        parts.append(_roll_out_batch(policy, params, reward_fn, part, seeds[chosen], num_steps))
+        end = min(start + batch_size, len(seeds))
+        part = pick_prompts(prompts, range(start, end))
+        parts.append(_roll_out_batch(policy, params, reward_fn, part, seeds[start:end], num_steps))
         if progress is not None:
-            progress("sampling", min(start + batch_size, len(seeds)), len(seeds))
+            progress("sampling", end, len(seeds))
     return _join(parts)
 
 
@@ -83,7 +83,7 @@ def draw_prompts(prompts: PromptSet, *, seed: int, epoch: int, indices: Sequence
         ('a cat', 'a cat')
     """
     drawn = [int(generator(seed, "prompt", epoch, index).integers(len(prompts.prompts))) for index in indices]
-    return PromptSet(tuple(prompts.prompts[place] for place in drawn), tuple(prompts.metadata[place] for place in drawn))
+    return pick_prompts(prompts, drawn)
 
 
 def encode_once(encode: Callable[[Sequence[str]], Conditioning]) -> Callable[[Sequence[str]], Conditioning]:
@@ -160,5 +160,7 @@ def _join_info(parts: Sequence[Info]) -> Info:
     keys = dict.fromkeys(key for part in parts for key in part)
     missing = [key for key in keys if any(key not in part for part in parts)]
     if missing:
-        raise ScoreError(f"the reward returned info[{missing[0]!r}] for some batches only; want the same keys every time")
+        raise ScoreError(
+            f"the reward returned info[{missing[0]!r}] for some batches only; want the same keys every time"
+        )
     return {key: [value for part in parts for value in part[key]] for key in keys}

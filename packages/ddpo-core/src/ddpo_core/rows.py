@@ -31,7 +31,7 @@ def concatenate_rows(parts: Sequence[Rows]) -> Rows:
     """
     first = parts[0]
     if isinstance(first, Tensor):
-        return cast(Rows, torch.cat(cast(Sequence[Tensor], parts)))
+        return cast(Rows, torch.cat(cast(list[Tensor], list(parts))))
     return _rebuild(first, [torch.cat(tensors) for tensors in zip(*parts, strict=True)])
 
 

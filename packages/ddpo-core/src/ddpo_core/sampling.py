@@ -40,7 +40,9 @@ def sample_trajectories(
         torch.Size([2, 5, 2])
     """
     if not prompts or len(prompts) != len(seeds):
-        raise ValueError(f"got {len(prompts)} prompts and {len(seeds)} seeds: want at least one prompt, a seed for each")
+        raise ValueError(
+            f"got {len(prompts)} prompts and {len(seeds)} seeds: want at least one prompt, a seed for each"
+        )
     unique = tuple(dict.fromkeys(prompts))
     timesteps = policy.timesteps(num_steps)
     noise = policy.noise(seeds, num_steps)

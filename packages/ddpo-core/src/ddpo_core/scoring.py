@@ -52,10 +52,14 @@ def _check_scores(scores: Any, count: int) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         raise ScoreError(f"the reward returned the scores {_brief(scores)}; want {count} numbers") from None
     if checked.shape != (count,):
-        raise ScoreError(f"the reward returned scores of shape {tuple(checked.shape)} for {count} images; want ({count},)")
+        raise ScoreError(
+            f"the reward returned scores of shape {tuple(checked.shape)} for {count} images; want ({count},)"
+        )
     bad = torch.nonzero(~torch.isfinite(checked)).flatten().tolist()
     if bad:
-        raise ScoreError(f"the reward returned {checked[bad[0]].item()} for image {bad[0]} of {count}; want finite scores")
+        raise ScoreError(
+            f"the reward returned {checked[bad[0]].item()} for image {bad[0]} of {count}; want finite scores"
+        )
     return checked
 
 
@@ -65,7 +69,9 @@ def _check_info(info: Any, count: int) -> Info:
     checked = {str(key): values.tolist() if hasattr(values, "tolist") else values for key, values in info.items()}
     for key, values in checked.items():
         if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
-            raise ScoreError(f"the reward returned info[{key!r}] = {_brief(values)}; want {count} entries, one per image")
+            raise ScoreError(
+                f"the reward returned info[{key!r}] = {_brief(values)}; want {count} entries, one per image"
+            )
     return {key: list(values) for key, values in checked.items()}
 
 

@@ -49,9 +49,7 @@ def _check_float32(policy: Policy, sampled: Trajectories) -> None:
     assert len(decoded) == len(sampled.prompts), "decode must give one row per sample"
 
 
-def _check_pure(
-    policy: Policy, params: Params, sampled: Trajectories, prompts: Sequence[str], num_steps: int
-) -> None:
+def _check_pure(policy: Policy, params: Params, sampled: Trajectories, prompts: Sequence[str], num_steps: int) -> None:
     again = sample_trajectories(policy, params, prompts, num_steps=num_steps, seeds=[0, 1])
     assert _equal(sampled.latents, again.latents), "the same call gave other latents: something is remembered or drawn"
     changed = [name for name, leaf in params.items() if not leaf.equal(policy.params[name])]

@@ -1,6 +1,5 @@
 """The training loop as pure functions: a state goes in, a new state and what happened come out."""
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,27 +9,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddpo_core.advantages import compute_advantages, update_prompt_stats
-from ddpo_core.batches import Pairs, choose_pairs
 from ddpo_core.config import FitConfig
 from ddpo_core.distributed import SINGLE, Processes
-from ddpo_core.errors import DDPOError, NonFiniteError
-from ddpo_core.prompts import PromptSet, as_prompt_set
-from ddpo_core.rollout import Rollout, draw_prompts, encode_once, roll_out
+from ddpo_core.errors import DDPOError
+from ddpo_core.prompts import PromptSet, as_prompt_set, pick_prompts
 from ddpo_core.randomness import sample_seeds
+from ddpo_core.rollout import Rollout, draw_prompts, encode_once, roll_out
 from ddpo_core.sampling import stochastic_steps
 from ddpo_core.types import (
     EpochInfo,
     LossFunction,
-    Metrics,
     Optimizer,
     Policy,
     Progress,
     PromptStats,
     RewardFunction,
-    Trajectories,
     TrainState,
 )
-from ddpo_core.updates import train_step
+from ddpo_core.updates import choose_updates, train_updates
 
 
 def init(policy: Policy, optimizer: Optimizer, *, seed: int) -> TrainState:
@@ -139,7 +135,7 @@ def train_epoch(
         policy,
         state.params,
         reward_fn,
-        PromptSet(*(tuple(column[index] for index in owned) for column in drawn)),
+        pick_prompts(drawn, owned),
         seeds=sample_seeds(state.seed, state.epoch, owned),
         num_steps=config.num_steps,
         batch_size=config.sample_batch_size,
@@ -149,11 +145,11 @@ def train_epoch(
     stats, advantages = _normalise(state.prompt_stats, drawn.prompts, scores, config)
     own_advantages = advantages[list(owned)]
     start = time.perf_counter()
-    trained, metrics = _train(
+    trained, metrics = train_updates(
         state,
         rollout.trajectories,
         own_advantages,
-        _choose_updates(steps, owned, state, config),
+        choose_updates(steps, owned, seed=state.seed, epoch=state.epoch, config=config),
         policy=policy,
         optimizer=optimizer,
         loss_fn=loss_fn,
@@ -173,11 +169,11 @@ def train_epoch(
 
 
 def _trainable_steps(policy: Policy, config: FitConfig, processes: Processes) -> tuple[int, ...]:
-    shares = config.updates_per_epoch * processes.count
+    shares = config.updates_per_epoch * processes.size
     if config.samples_per_epoch % shares:
         raise DDPOError(
             f"samples_per_epoch={config.samples_per_epoch} cannot be shared by {config.updates_per_epoch} updates on "
-            f"{processes.count} processes: want a multiple of {shares}"
+            f"{processes.size} processes: want a multiple of {shares}"
         )
     steps = stochastic_steps(policy.timesteps(config.num_steps))
     if not steps:
@@ -197,83 +193,6 @@ def _normalise(
     return updated, advantages.clamp(-config.advantage_clip, config.advantage_clip)
 
 
-def _choose_updates(
-    steps: Sequence[int], owned: Sequence[int], state: TrainState, config: FitConfig
-) -> tuple[Pairs, ...]:
-    """Choose the pairs of every update; samples are independent, so updates may take them in order."""
-    share = len(owned) // config.updates_per_epoch
-    return tuple(
-        choose_pairs(
-            range(start, start + share),
-            steps,
-            fraction=config.timestep_fraction,
-            seed=state.seed,
-            epoch=state.epoch,
-            indices=owned[start : start + share],
-        )
-        for start in range(0, len(owned), share)
-    )
-
-
-def _train(
-    state: TrainState,
-    trajectories: Trajectories,
-    advantages: Tensor,
-    updates: Sequence[Pairs],
-    *,
-    policy: Policy,
-    optimizer: Optimizer,
-    loss_fn: LossFunction,
-    config: FitConfig,
-    progress: Progress | None,
-    processes: Processes,
-) -> tuple[TrainState, Mapping[str, float]]:
-    device = trajectories.latents.device
-    on_device = advantages.to(device, non_blocking=True)
-    logged = []
-    for update, pairs in enumerate(updates):
-        state, metrics = train_step(
-            state,
-            trajectories,
-            on_device,
-            Pairs(*(index.to(device, non_blocking=True) for index in pairs)),
-            policy=policy,
-            optimizer=optimizer,
-            loss_fn=loss_fn,
-            config=config,
-            progress=None if progress is None else _offset(progress, update, len(updates)),
-            processes=processes,
-        )
-        logged.append(metrics)
-    return state, _check_finite(state, _read(logged, processes))
-
-
-def _offset(progress: Progress, update: int, updates: int) -> Progress:
-    def report(phase: str, done: int, total: int, /) -> None:
-        progress(phase, update * total + done, updates * total)
-
-    return report
-
-
-def _read(logged: Sequence[Metrics], processes: Processes) -> dict[str, float]:
-    """Average metrics over updates and processes, and bring them to the host: the only wait of the phase."""
-    names = list(logged[0])
-    table = torch.stack([torch.stack([metrics[name].float() for name in names]) for metrics in logged]).mean(0)
-    return dict(zip(names, processes.average([table])[0].tolist(), strict=True))
-
-
-def _check_finite(state: TrainState, metrics: Mapping[str, float]) -> Mapping[str, float]:
-    """Stop aloud: NaN weights draw black images, which some rewards like."""
-    norm = torch.nn.utils.get_total_norm(list(state.params.values())).item()
-    broken = [name for name, value in {**metrics, "parameters": norm}.items() if not math.isfinite(value)]
-    if broken:
-        raise NonFiniteError(
-            f"epoch {state.epoch + 1}: {', '.join(broken)} stopped being finite in training; the state before it is "
-            "intact: go on from the last checkpoint with a lower learning rate, or use dtype float32"
-        )
-    return metrics
-
-
 def _summarise(scores: Float[Tensor, " batch"]) -> dict[str, float]:
     exact = scores.double()
     summary = (exact.mean(), exact.std(correction=0), exact.min(), exact.max())
@@ -281,9 +200,7 @@ def _summarise(scores: Float[Tensor, " batch"]) -> dict[str, float]:
     return {name: value.item() for name, value in zip(names, summary, strict=True)}
 
 
-def _describe(
-    state: TrainState, rollout: Rollout, advantages: Tensor, metrics: Mapping[str, float]
-) -> EpochInfo:
+def _describe(state: TrainState, rollout: Rollout, advantages: Tensor, metrics: Mapping[str, float]) -> EpochInfo:
     return EpochInfo(
         state.epoch,
         state.queries,

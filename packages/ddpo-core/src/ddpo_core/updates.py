@@ -1,5 +1,6 @@
-"""One optimizer update: the gradients of many micro-batches, averaged, clipped and applied."""
+"""Optimizer updates: the gradients of many micro-batches, averaged, clipped and applied."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -7,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddpo_core.batches import Batch, Pairs, gather_batch, split_pairs
+from ddpo_core.batches import Batch, Pairs, choose_pairs, gather_batch, split_pairs
 from ddpo_core.config import FitConfig
 from ddpo_core.distributed import SINGLE, Processes
+from ddpo_core.errors import NonFiniteError
 from ddpo_core.losses import kl_penalty
 from ddpo_core.sampling import transition_log_prob
-from ddpo_core.types import LossFunction, Metrics, Optimizer, Params, Policy, Progress, Trajectories, TrainState
+from ddpo_core.types import LossFunction, Metrics, Optimizer, Params, Policy, Progress, TrainState, Trajectories
 
 
 def train_step(
@@ -75,6 +77,77 @@ def train_step(
     return replace(state, params=params, opt_state=opt_state), {**metrics, "grad_norm": grad_norm}
 
 
+def choose_updates(
+    steps: Sequence[int], owned: Sequence[int], *, seed: int, epoch: int, config: FitConfig
+) -> tuple[Pairs, ...]:
+    """Choose the pairs of every update of an epoch; samples are independent, so updates take them in order.
+
+    Args:
+        steps: The steps that can be trained.
+        owned: The global index of every trajectory of this process.
+        seed: The seed of the run.
+        epoch: The epoch, from 0.
+        config: Its `updates_per_epoch` and `timestep_fraction` are used.
+
+    Example:
+        >>> config = FitConfig(samples_per_epoch=4, updates_per_epoch=2)
+        >>> [pairs.samples.tolist() for pairs in choose_updates([0], range(4), seed=0, epoch=0, config=config)]
+        [[0, 1], [2, 3]]
+    """
+    share = len(owned) // config.updates_per_epoch
+    return tuple(
+        choose_pairs(
+            range(start, start + share),
+            steps,
+            fraction=config.timestep_fraction,
+            seed=seed,
+            epoch=epoch,
+            indices=owned[start : start + share],
+        )
+        for start in range(0, len(owned), share)
+    )
+
+
+def train_updates(
+    state: TrainState,
+    trajectories: Trajectories,
+    advantages: Tensor,
+    updates: Sequence[Pairs],
+    *,
+    policy: Policy,
+    optimizer: Optimizer,
+    loss_fn: LossFunction,
+    config: FitConfig,
+    progress: Progress | None = None,
+    processes: Processes = SINGLE,
+) -> tuple[TrainState, Mapping[str, float]]:
+    """Make one update after the other from the pairs of each, and average their metrics on the host.
+
+    The other arguments are those of `train_step`; `advantages` and pairs may be on any device.
+
+    Raises:
+        NonFiniteError: If a metric or a parameter is NaN or infinite.
+    """
+    device = trajectories.latents.device
+    on_device = advantages.to(device, non_blocking=True)
+    logged = []
+    for update, pairs in enumerate(updates):
+        state, metrics = train_step(
+            state,
+            trajectories,
+            on_device,
+            Pairs(*(index.to(device, non_blocking=True) for index in pairs)),
+            policy=policy,
+            optimizer=optimizer,
+            loss_fn=loss_fn,
+            config=config,
+            progress=None if progress is None else _offset(progress, update, len(updates)),
+            processes=processes,
+        )
+        logged.append(metrics)
+    return state, _check_finite(state, _read(logged, processes))
+
+
 def _loss(
     policy: Policy, leaves: Params, batch: Batch, loss_fn: LossFunction, kl_weight: float
 ) -> tuple[Tensor, Metrics]:
@@ -98,3 +171,29 @@ def _clip(gradients: Sequence[Tensor], max_norm: float) -> tuple[Sequence[Tensor
     norm = torch.nn.utils.get_total_norm(gradients)
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     return [gradient * scale for gradient in gradients], norm
+
+
+def _offset(progress: Progress, update: int, updates: int) -> Progress:
+    def report(phase: str, done: int, total: int, /) -> None:
+        progress(phase, update * total + done, updates * total)
+
+    return report
+
+
+def _read(logged: Sequence[Metrics], processes: Processes) -> dict[str, float]:
+    """Average metrics over updates and processes, and bring them to the host: the only wait of the phase."""
+    names = list(logged[0])
+    table = torch.stack([torch.stack([metrics[name].float() for name in names]) for metrics in logged]).mean(0)
+    return dict(zip(names, processes.average([table])[0].tolist(), strict=True))
+
+
+def _check_finite(state: TrainState, metrics: Mapping[str, float]) -> Mapping[str, float]:
+    """Stop aloud: NaN weights draw black images, which some rewards like."""
+    norm = torch.nn.utils.get_total_norm(list(state.params.values())).item()
+    broken = [name for name, value in {**metrics, "parameters": norm}.items() if not math.isfinite(value)]
+    if broken:
+        raise NonFiniteError(
+            f"epoch {state.epoch + 1}: {', '.join(broken)} stopped being finite in training; the state before it is "
+            "intact: go on from the last checkpoint with a lower learning rate, or use dtype float32"
+        )
+    return metrics

@@ -51,7 +51,8 @@ def ddim_timesteps(schedule: Schedule, *, prediction_type: str, eta: float) -> T
         >>> ddim_timesteps(schedule, prediction_type="epsilon", eta=1.0).std
         tensor([0.4961, 0.0000])
 
-    Source: Song et al. 2021, equations 12 and 16; ddpo-pytorch, `ddim_with_logprob.py`; diffusers, `DDIMScheduler.step`.
+    Source: Song et al. 2021, equations 12 and 16; ddpo-pytorch, `ddim_with_logprob.py`; diffusers,
+        `DDIMScheduler.step`.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta={eta!r}: want a number from 0 (deterministic, nothing to train) to 1")
@@ -105,9 +106,7 @@ def ddim_transition(
     return Transition(mean, std)
 
 
-def _clean_and_noise(
-    prediction_type: str, signal: Tensor, noise: Tensor
-) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+def _clean_and_noise(prediction_type: str, signal: Tensor, noise: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     """Give the weights of (latents, output) in the predicted clean latents, and in the predicted noise."""
     zero, one = torch.zeros_like(signal), torch.ones_like(signal)
     if prediction_type == "epsilon":

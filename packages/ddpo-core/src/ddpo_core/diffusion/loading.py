@@ -28,7 +28,9 @@ def load_pipeline(model: str) -> StableDiffusionPipeline:
         try:
             kind = StableDiffusionPipeline.load_config(source).get("_class_name")
             if kind != "StableDiffusionPipeline":
-                raise DDPOError(f"model {model!r} is a {kind}; want a StableDiffusionPipeline (Stable Diffusion 1.x or 2.x)")
+                raise DDPOError(
+                    f"model {model!r} is a {kind}; want a StableDiffusionPipeline (Stable Diffusion 1.x or 2.x)"
+                )
             absent = dict.fromkeys(_SKIPPED)
             return StableDiffusionPipeline.from_pretrained(source, requires_safety_checker=False, **absent)
         except DDPOError:
@@ -79,7 +81,9 @@ def _find(model: str) -> str:
         raise DDPOError(f"model {model!r} is no diffusers folder: want one with a model_index.json")
     looks_like_hub_id = model.count("/") == 1 and not model.startswith((".", "/", "~"))
     if not Path(model).exists() and not looks_like_hub_id:
-        raise DDPOError(f"model {model!r} does not exist; want {_BUILTIN!r}, a diffusers folder or a hub id (owner/name)")
+        raise DDPOError(
+            f"model {model!r} does not exist; want {_BUILTIN!r}, a diffusers folder or a hub id (owner/name)"
+        )
     return model
 
 

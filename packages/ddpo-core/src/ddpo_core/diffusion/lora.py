@@ -78,7 +78,10 @@ def save_lora(path: str | os.PathLike[str], params: Params, *, alpha: float | No
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         StableDiffusionPipeline.save_lora_weights(
-            target.parent, unet_lora_layers=layers, weight_name=aside, unet_lora_adapter_metadata=_metadata(layers, alpha)
+            target.parent,
+            unet_lora_layers=layers,
+            weight_name=aside,
+            unet_lora_adapter_metadata=_metadata(layers, alpha),
         )
         os.replace(target.parent / aside, target)
     except OSError as error:
@@ -91,4 +94,5 @@ def _metadata(layers: Params, alpha: float | None) -> dict[str, object] | None:
     rank = next(leaf.shape[0] for name, leaf in layers.items() if ".lora_A." in name)
     if alpha is None or alpha == rank:
         return None
-    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(_TARGETS)).to_dict()
+    described: dict[str, object] = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(_TARGETS)).to_dict()
+    return described

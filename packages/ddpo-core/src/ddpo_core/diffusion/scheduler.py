@@ -19,7 +19,9 @@ def ddim_scheduler(config: Mapping[str, Any]) -> DDIMScheduler:
         DDPOError: If the configuration asks for dynamic thresholding, which has no affine form.
     """
     if config.get("thresholding"):
-        raise DDPOError("the scheduler asks for thresholding=True, which is not supported: set it to false in its config")
+        raise DDPOError(
+            "the scheduler asks for thresholding=True, which is not supported: set it to false in its config"
+        )
     return DDIMScheduler.from_config({"clip_sample": False, **config})
 
 

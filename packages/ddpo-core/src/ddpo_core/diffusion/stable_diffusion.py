@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ddpo_core.diffusion.ddim import ddim_timesteps, ddim_transition
+from ddpo_core.diffusion.denoising import denoising_error
 from ddpo_core.diffusion.loading import choose_device, choose_dtype, load_pipeline
 from ddpo_core.diffusion.lora import attach_lora
 from ddpo_core.diffusion.scheduler import ddim_schedule, ddim_scheduler
@@ -84,14 +85,16 @@ def stable_diffusion_policy(
     if not guidance_scale >= 1:
         raise DDPOError(f"guidance_scale={guidance_scale!r}: want at least 1, which means no guidance")
     for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        network.requires_grad_(False).eval().to(device=device, dtype=dtype)
+        # Not network.to: diffusers' own warns about dtypes even where it has no reason to.
+        torch.nn.Module.to(network.requires_grad_(False).eval(), device=device, dtype=dtype)
     params = attach_lora(pipeline.unet, rank=lora_rank, alpha=lora_alpha)
     scheduler = ddim_scheduler(pipeline.scheduler.config)
     clip_range = scheduler.config.clip_sample_range if scheduler.config.clip_sample else None
 
     def encode(prompts: Sequence[str]) -> Tensor:
         with torch.no_grad():
-            return pipeline.encode_prompt(list(prompts), device, 1, False)[0]
+            embeddings: Tensor = pipeline.encode_prompt(list(prompts), device, 1, False)[0]
+        return embeddings
 
     network = _network(pipeline.unet, dtype)
     if guidance_scale != 1:
@@ -111,7 +114,20 @@ def stable_diffusion_policy(
         output = network(params, latents, step.time, conditioning)
         return ddim_transition(latents, output, step, clip_range=clip_range)
 
-    return Policy(params, timesteps, encode, noise, transition, _decoder(pipeline.vae, dtype))
+    alphas = scheduler.alphas_cumprod.to(device)
+
+    def error(params: Params, clean: Tensor, noise: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+        assert isinstance(conditioning, Tensor)
+        return denoising_error(
+            lambda noisy: network(params, noisy, time, conditioning),
+            clean,
+            noise,
+            time,
+            alphas=alphas,
+            prediction_type=scheduler.config.prediction_type,
+        )
+
+    return Policy(params, timesteps, encode, noise, transition, _decoder(pipeline.vae, dtype), error)
 
 
 def _network(unet: Any, dtype: torch.dtype) -> Network:

@@ -1,0 +1,345 @@
+"""The loop: it learns, it is pure, it resumes bit for bit, and it stops aloud."""
+
+from functools import partial
+from itertools import islice
+
+import pytest
+import torch
+
+from ddpo_core import (
+    DDPOError,
+    FitConfig,
+    NonFiniteError,
+    PromptSet,
+    ScoreError,
+    adamw,
+    ddpo_is_loss,
+    ddpo_sf_loss,
+    fit,
+    init,
+    load_checkpoint,
+    replay_log_probs,
+    sample_trajectories,
+    save_checkpoint,
+    toy,
+    train_step,
+)
+from ddpo_core.batches import Pairs, choose_pairs
+from ddpo_core.diffusion.stable_diffusion import stable_diffusion_policy
+from ddpo_core.distributed import SINGLE
+
+SMALL = FitConfig(num_steps=4, samples_per_epoch=16, updates_per_epoch=2, sample_batch_size=8, stats_min_count=4)
+
+
+def _fit(policy, *, state=None, config=SMALL, reward_fn=toy.reward, seed=0, learning_rate=1e-2, **options):
+    optimizer = adamw(learning_rate)
+    arguments = {"prompts": ["left", "right"], "loss_fn": ddpo_is_loss, **options}
+    start = init(policy, optimizer, seed=seed) if state is None else state
+    return fit(start, policy=policy, optimizer=optimizer, reward_fn=reward_fn, config=config, **arguments)
+
+
+def _run(epochs, **options):
+    return list(islice(_fit(**options), epochs))
+
+
+def _last(epochs, **options):
+    return _run(epochs, **options)[-1][0]
+
+
+def _assert_equal(first, second):
+    for ours, theirs in ((first.params, second.params), (first.opt_state, second.opt_state)):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert first.prompt_stats == second.prompt_stats
+    assert (first.seed, first.epoch, first.queries) == (second.seed, second.epoch, second.queries)
+
+
+@pytest.fixture(scope="module")
+def tiny_policy(make_pipeline):
+    return stable_diffusion_policy(make_pipeline(), guidance_scale=2.0, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def brightness(images, prompts, metadata):
+    return images.mean((1, 2, 3)), {"red": images[:, 0].mean((1, 2)).tolist()}
+
+
+def test_the_toy_learns_its_reward():
+    config = FitConfig(
+        num_steps=8, samples_per_epoch=128, updates_per_epoch=4, sample_batch_size=128, micro_batch_size=256
+    )
+    epochs = _run(40, policy=toy.policy(), config=config, loss_fn=partial(ddpo_is_loss, clip_range=0.1))
+    # Untrained, the expected score is -(1 + 1 + 2 * 0.3^2) = -2.18.
+    assert epochs[0][1].metrics["reward_mean"] == pytest.approx(-2.18, abs=0.3)
+    assert epochs[-1][1].metrics["reward_mean"] > -1.2
+
+
+def test_a_tiny_diffusion_model_learns_brightness(tiny_policy):
+    epochs = _run(
+        6,
+        policy=tiny_policy,
+        reward_fn=brightness,
+        prompts=["a cat", "a dog"],
+        loss_fn=partial(ddpo_is_loss, clip_range=1e-2),
+    )
+    scores = [info.metrics["reward_mean"] for _, info in epochs]
+    assert scores[-1] > scores[0]
+
+
+def test_the_state_passed_in_is_untouched():
+    policy, optimizer = toy.policy(), adamw(1e-2)
+    state = init(policy, optimizer, seed=0)
+    before = {name: leaf.clone() for name, leaf in state.params.items()}
+    after = _last(1, policy=policy, state=state)
+    assert all(torch.equal(state.params[name], before[name]) for name in before)
+    assert state.epoch == 0
+    assert state.prompt_stats == {}
+    assert not torch.equal(after.params["last"], before["last"])
+    assert not any(leaf.requires_grad for leaf in after.params.values())
+
+
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(tmp_path):
+    whole = _last(5, policy=toy.policy())
+    saved = save_checkpoint(tmp_path / "epoch-000002", _last(2, policy=toy.policy()))
+    resumed = load_checkpoint(saved, toy.policy(), adamw(1e-2))
+    _assert_equal(whole, _last(3, policy=toy.policy(), state=resumed))
+
+
+def test_an_interrupted_diffusion_run_ends_as_if_nothing_had_happened(tiny_policy, tmp_path):
+    run = partial(_last, policy=tiny_policy, reward_fn=brightness, prompts=["a cat", "a dog", "a cow"])
+    saved = save_checkpoint(tmp_path / "epoch-000001", run(1))
+    _assert_equal(run(3), run(2, state=load_checkpoint(saved, tiny_policy, adamw(1e-2))))
+
+
+def test_seeds_decide():
+    first, again, other = (_last(1, policy=toy.policy(), seed=seed) for seed in (0, 0, 1))
+    _assert_equal(first, again)
+    assert not torch.equal(first.params["last"], other.params["last"])
+
+
+def test_before_the_first_update_the_ratio_is_exactly_1(tiny_policy):
+    config = SMALL.model_copy(update={"updates_per_epoch": 1})
+    metrics = _run(1, policy=tiny_policy, config=config, reward_fn=brightness, prompts=["a cat"])[0][1].metrics
+    assert metrics["ratio_mean"] == 1
+    assert metrics["clip_fraction"] == 0
+    assert metrics["approx_kl"] == 0
+
+
+@pytest.mark.parametrize("sizes", [{"micro_batch_size": 1}, {"micro_batch_size": 5}, {"sample_batch_size": 3}])
+def test_batch_sizes_change_the_update_within_float_tolerance_only(sizes):
+    reference = _last(2, policy=toy.policy())
+    other = _last(2, policy=toy.policy(), config=SMALL.model_copy(update=sizes))
+    for name, leaf in reference.params.items():
+        torch.testing.assert_close(other.params[name], leaf, rtol=1e-4, atol=1e-5)
+
+
+def test_an_update_is_the_mean_gradient_over_all_pairs():
+    # One plain gradient step with learning rate 1 and nothing else: the parameters move by minus the gradient.
+    policy = toy.policy()
+    descend = adamw(1e-3)._replace(
+        update=lambda gradients, state, params: ({name: params[name] - gradients[name] for name in params}, state)
+    )
+    state = init(policy, descend, seed=0)
+    sampled = sample_trajectories(policy, state.params, ["left", "right"], num_steps=4, seeds=[0, 1])
+    advantages, pairs = torch.tensor([1.0, -2.0]), Pairs(torch.tensor([0, 0, 1]), torch.tensor([0, 2, 1]))
+    config = FitConfig(micro_batch_size=2, max_grad_norm=1e9)
+    after, metrics = train_step(
+        state, sampled, advantages, pairs, policy=policy, optimizer=descend, loss_fn=ddpo_sf_loss, config=config
+    )
+    leaves = {name: leaf.clone().requires_grad_() for name, leaf in state.params.items()}
+    chosen = replay_log_probs(policy, leaves, sampled, range(4))[pairs.samples, pairs.steps]
+    loss = -(advantages[pairs.samples] * chosen).mean()
+    gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+    torch.testing.assert_close(metrics["loss"], loss.detach())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(state.params[name] - after.params[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_large_gradients_are_scaled_to_the_norm():
+    policy = toy.policy()
+    moved = adamw(1e-3)._replace(update=lambda gradients, state, params: (gradients, state))
+    state = init(policy, moved, seed=0)
+    sampled = sample_trajectories(policy, state.params, ["left"], num_steps=4, seeds=[0])
+    pairs = Pairs(torch.tensor([0]), torch.tensor([0]))
+    after, metrics = train_step(
+        state,
+        sampled,
+        torch.tensor([1e6]),
+        pairs,
+        policy=policy,
+        optimizer=moved,
+        loss_fn=ddpo_sf_loss,
+        config=FitConfig(max_grad_norm=0.5),
+    )
+    assert metrics["grad_norm"] > 0.5
+    torch.testing.assert_close(torch.nn.utils.get_total_norm(list(after.params.values())), torch.tensor(0.5))
+
+
+def test_only_the_chosen_fraction_of_steps_is_computed():
+    policy, trained = toy.policy(), []
+
+    def watched(params, latents, step, conditioning):
+        if torch.is_grad_enabled():
+            trained.extend(step.time.tolist())
+        return policy.transition(params, latents, step, conditioning)
+
+    config = SMALL.model_copy(update={"num_steps": 5, "timestep_fraction": 0.5})
+    _run(1, policy=policy._replace(transition=watched), config=config)
+    table = policy.timesteps(5)
+    # Four of five steps are stochastic; half of them for each of 16 samples.
+    assert len(trained) == 2 * 16
+    assert set(trained) == set(table.time[:4].tolist())
+
+
+def test_the_chosen_steps_depend_on_seed_epoch_and_index_alone():
+    choose = partial(choose_pairs, steps=range(10), fraction=0.3)
+    both = choose([0, 1], seed=1, epoch=2, indices=[7, 8])
+    assert torch.equal(both.steps[3:], choose([0], seed=1, epoch=2, indices=[8]).steps)
+    assert both.samples.tolist() == [0, 0, 0, 1, 1, 1]
+    several = {tuple(choose([0], seed=1, epoch=epoch, indices=[7]).steps.tolist()) for epoch in range(10)}
+    assert len(several) > 5
+
+
+def test_a_policy_without_noise_has_nothing_to_train():
+    with pytest.raises(DDPOError, match="nothing to train: want eta above 0"):
+        next(_fit(toy.policy(eta=0.0)))
+
+
+def test_the_penalty_keeps_the_policy_near_its_start():
+    distances = []
+    for kl_weight in (0.0, 100.0):
+        config = SMALL.model_copy(update={"kl_weight": kl_weight})
+        state, info = _run(8, policy=toy.policy(), config=config, loss_fn=partial(ddpo_is_loss, clip_range=0.1))[-1]
+        assert ("kl" in info.metrics) == (kl_weight > 0)
+        distances.append(state.params["last"].norm().item())
+    assert distances[1] < distances[0]
+
+
+def test_what_an_epoch_reports(tiny_policy):
+    prompts = PromptSet(("a cat", "a dog"), ({"id": 0}, {"id": 1}))
+    (state, info), (_, second) = _run(2, policy=tiny_policy, reward_fn=brightness, prompts=prompts)
+    assert (state.epoch, info.epoch, second.epoch) == (1, 1, 2)
+    assert (info.queries, second.queries) == (16, 32)
+    assert info.images.shape == (16, 3, 16, 16)
+    assert len(info.prompts) == len(info.metadata) == len(info.info["red"]) == 16
+    assert all(prompts.prompts[row["id"]] == prompt for prompt, row in zip(info.prompts, info.metadata, strict=True))
+    torch.testing.assert_close(info.scores, info.images.mean((1, 2, 3)))
+    expected = {"reward_mean", "reward_std", "reward_min", "reward_max", "loss", "grad_norm", "approx_kl", "ratio_mean"}
+    expected |= {"clip_fraction", "seconds_sampling", "seconds_reward", "seconds_training"}
+    assert info.metrics.keys() == expected
+
+
+def test_progress_is_reported_within_an_epoch():
+    reports = []
+    _run(1, policy=toy.policy(), progress=lambda phase, done, total: reports.append((phase, done, total)))
+    # 16 samples in batches of 8; three stochastic steps each, in micro-batches of 8 of each update's 24 pairs.
+    assert reports == [
+        *(("sampling", done, 16) for done in (8, 16)),
+        *(("training", done, 48) for done in (8, 16, 24, 32, 40, 48)),
+    ]
+
+
+def test_prompts_are_encoded_once_in_a_whole_run():
+    policy, encoded = toy.policy(), []
+
+    def encode(prompts):
+        encoded.extend(prompts)
+        return policy.encode(prompts)
+
+    _run(3, policy=policy._replace(encode=encode))
+    assert sorted(encoded) == ["left", "right"]
+
+
+@pytest.mark.parametrize("normaliser", [{"stats_buffer_size": 0}, {"stats_buffer_size": 8, "stats_min_count": 1}])
+def test_advantages_are_normalised_and_clipped(normaliser):
+    config = SMALL.model_copy(update={"advantage_clip": 0.7, **normaliser})
+    state, info = _run(1, policy=toy.policy(), config=config)[0]
+    assert info.advantages.abs().max() <= 0.7
+    assert (state.prompt_stats == {}) == (normaliser["stats_buffer_size"] == 0)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda count: None, r"returned None; want a pair \(scores, info\)"),
+        (lambda count: torch.zeros(count), "want a pair"),
+        (lambda count: (torch.zeros(count + 1), {}), r"shape \(9,\) for 8 images; want \(8,\)"),
+        (lambda count: (torch.zeros(count, 1), {}), r"shape \(8, 1\) for 8 images"),
+        (lambda count: (["high"] * count, {}), "want 8 numbers"),
+        (lambda count: ("high", {}), "'high'; want 8 numbers"),
+        (lambda count: ([0.0] * (count - 1) + [float("nan")], {}), "returned nan for image 7 of 8"),
+        (lambda count: (torch.zeros(count), None), "want a dict of lists"),
+        (lambda count: (torch.zeros(count), {"words": ["a"]}), r"info\['words'\] = \['a'\]; want 8 entries"),
+    ],
+)
+def test_a_reward_that_breaks_the_contract_is_named(returned, message):
+    with pytest.raises(ScoreError, match=message) as caught:
+        next(_fit(toy.policy(), reward_fn=lambda images, prompts, metadata: returned(len(images))))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_exception_of_the_reward_passes_through():
+    def broken(images, prompts, metadata):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        next(_fit(toy.policy(), reward_fn=broken))
+
+
+def test_images_that_are_not_finite_stop_the_run_before_the_reward_sees_them():
+    policy = toy.policy()
+    broken = policy._replace(decode=lambda latents: policy.decode(latents) * float("nan"))
+    with pytest.raises(NonFiniteError, match="images that are NaN or infinite"):
+        next(_fit(broken, reward_fn=lambda *_: pytest.fail("the reward was called")))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state():
+    def infinite_later(log_probs, old_log_probs, advantages):
+        loss, metrics = ddpo_sf_loss(log_probs, old_log_probs, advantages)
+        return (loss * float("inf") if healthy else loss), metrics
+
+    healthy = []
+    epochs = _fit(toy.policy(), loss_fn=infinite_later)
+    state, _ = next(epochs)
+    kept = {name: leaf.clone() for name, leaf in state.params.items()}
+    healthy.append(None)
+    with pytest.raises(NonFiniteError, match=r"epoch 2: .*loss.*parameters.* stopped being finite"):
+        next(epochs)
+    assert all(torch.equal(state.params[name], kept[name]) for name in kept)
+
+
+def test_parameters_that_are_not_finite_stop_the_run():
+    with pytest.raises(NonFiniteError, match=r"epoch 1: .*parameters stopped being finite"):
+        next(_fit(toy.policy(), learning_rate=float("inf")))
+
+
+def test_half_precision_masters_are_refused():
+    policy = toy.policy()
+    halved = policy._replace(params={name: leaf.half() for name, leaf in policy.params.items()})
+    with pytest.raises(ValueError, match=r"must be float32.*first \(torch.float16\)"):
+        init(halved, adamw(1e-3), seed=0)
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(ValueError, match="seed=-1: want at least 0"):
+        init(toy.policy(), adamw(1e-3), seed=-1)
+
+
+def test_no_prompts_are_refused():
+    with pytest.raises(DDPOError, match="got 0 prompts; want at least one"):
+        next(_fit(toy.policy(), prompts=[]))
+
+
+def test_samples_that_cannot_be_shared_are_refused():
+    with pytest.raises(DDPOError, match="want a multiple of 6"):
+        next(_fit(toy.policy(), processes=SINGLE._replace(size=3)))
+
+
+def test_processes_own_every_sample_once_and_equal_parts_of_every_update():
+    shares = [SINGLE._replace(rank=rank, size=4).owned(24, 3) for rank in range(4)]
+    assert sorted(index for share in shares for index in share) == list(range(24))
+    for share in shares:
+        assert [sum(8 * update <= index < 8 * update + 8 for index in share) for update in range(3)] == [2, 2, 2]
+    # What each collects is in global order again.
+    values = torch.stack([torch.tensor(share).view(3, 2) for share in shares])
+    collecting = SINGLE._replace(size=4, gather=lambda _: values)
+    assert collecting.collect(torch.tensor(shares[0]), 3).tolist() == list(range(24))
