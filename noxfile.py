@@ -1,0 +1,102 @@
+"""The project's checks: `uv run nox` runs what CI runs, `uv run nox -l` lists everything."""
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2026.4"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "wheels", "alone", "examples", "tests"]
+
+ROOT = Path(__file__).parent
+PACKAGES = ["ddpo-core", "ddpo-rewards", "ddpo-cli"]
+PROJECT = nox.project.load_toml("pyproject.toml")
+TEST_TOOLS = nox.project.dependency_groups(PROJECT, "test")
+LINT_TOOLS = nox.project.dependency_groups(PROJECT, "lint")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and that the packages import each other in one direction only."""
+    _install(session, *LINT_TOOLS, "--no-deps", *_editable(*PACKAGES))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types strictly in all three packages."""
+    _install(session, "mypy", *_editable(*PACKAGES))
+    for package in PACKAGES:
+        session.run("mypy", "--config-file", "pyproject.toml", f"packages/{package}/src")
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES)
+def alone(session: nox.Session, package: str) -> None:
+    """Test one package with nothing installed but what it declares."""
+    needed = PACKAGES if package == "ddpo-cli" else [package]
+    _install(session, *_package_test_tools(package), *_editable(*needed))
+    session.chdir(f"packages/{package}")
+    session.run("pytest", env=_quiet())
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build the three wheels, install them outside the tree, import them and ask for help."""
+    built = Path(session.create_tmp()) / "wheels"
+    shutil.rmtree(built, ignore_errors=True)
+    _install(session, "build", "hatchling")
+    for package in PACKAGES:
+        session.run("python", "-m", "build", "--wheel", "--no-isolation", "-o", str(built), f"packages/{package}")
+    _install(session, *map(str, built.glob("*.whl")))
+    session.chdir(session.create_tmp())
+    session.run("python", "-c", "import ddpo_core, ddpo_rewards, ddpo_cli")
+    session.run("ddpo", "--help", silent=True)
+    session.run("ddpo", "rewards", "list")
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Run every example as its reader would."""
+    _install(session, *TEST_TOOLS, *_editable(*PACKAGES))
+    session.run("pytest", "tests/test_examples.py", env=_quiet())
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Test what crosses the packages, and the commands of the README."""
+    _install(session, *TEST_TOOLS, *_editable(*PACKAGES))
+    session.run("pytest", "tests", *session.posargs, env=_quiet())
+
+
+@nox.session(default=False)
+def lowest(session: nox.Session) -> None:
+    """Test the core against the oldest releases that its ranges admit."""
+    session.install("--resolution", "lowest-direct", *TEST_TOOLS, *_editable("ddpo-core"))
+    session.chdir("packages/ddpo-core")
+    session.run("pytest", env=_quiet())
+
+
+def _install(session: nox.Session, *what: str) -> None:
+    """Install with the versions that the workspace was tested with."""
+    constraints = Path(session.create_tmp()) / "constraints.txt"
+    constraints.write_text("\n".join(PROJECT["tool"]["uv"]["constraint-dependencies"]) + "\n")
+    session.install("-c", str(constraints), *what)
+
+
+def _editable(*packages: str) -> list[str]:
+    return [part for package in packages for part in ("-e", f"packages/{package}")]
+
+
+def _package_test_tools(package: str) -> list[str]:
+    return nox.project.dependency_groups(nox.project.load_toml(f"packages/{package}/pyproject.toml"), "test")
+
+
+def _quiet() -> dict[str, str]:
+    """Keep hubs out of the tests, and give every test process its fair share of the cores."""
+    return {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **({"CI": "true"} if "CI" in os.environ else {})}

@@ -1,0 +1,23 @@
+"""A pool of scenes drawn once: pixels and captions, from a fixed seed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from art import load_art
+from scenes import draw_scene
+
+SCENES = 48_000
+
+
+def load_pool(folder: Path) -> tuple[np.ndarray, list[str]]:
+    """Return (uint8 [scenes, 64, 64, 3], captions); drawn on the first call, scene i from seed (0, i)."""
+    pixels, captions = folder / "scenes.safetensors", folder / "captions.json"
+    if not captions.exists():
+        art = load_art(folder)
+        drawn = [draw_scene(art, np.random.default_rng((0, index))) for index in range(SCENES)]
+        save_file({"pixels": np.stack([np.asarray(image) for image, _ in drawn])}, pixels)
+        captions.write_text(json.dumps([caption for _, caption in drawn]))
+    return load_file(pixels)["pixels"], json.loads(captions.read_text())
