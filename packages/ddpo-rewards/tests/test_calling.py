@@ -145,6 +145,21 @@ def test_options_reach_a_factory_and_a_function_typed(reward_of, pictures):
     assert reward_of(code, "their_reward:score", power=4)(pictures).scores.tolist() == [4.0] * 4
 
 
+@pytest.mark.parametrize("header", ["from __future__ import annotations", ""])
+def test_options_are_typed_beside_annotations_for_type_checkers_only(reward_of, pictures, header):
+    code = (
+        f"{header}\n"
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n"
+        "    from nowhere import Thing\n"
+        "def make(*, scale: 'float' = 1.0, thing: 'Thing' = 3, other: 'Thing | None' = None) -> 'Thing':\n"
+        "    assert thing == 4 and other == 'x'\n"
+        "    return lambda images: [scale + 0.5] * len(images)\n"
+    )
+    reward = reward_of(code, "their_reward:make()?scale=2&thing=4&other=x")
+    assert reward(pictures).scores.tolist() == [2.5] * 4
+
+
 def test_images_of_several_sizes_come_back_in_order(reward_of, pictures):
     reward = reward_of("def score(images, prompts):\n    return images.mean((1, 2, 3)), {'p': prompts}")
     mixed = [pictures[0], pictures[1][:16], pictures[2], pictures[3][:16]]

@@ -148,7 +148,7 @@ def test_a_server_that_says_nothing_runs_into_the_timeout(serve):
 
 
 def test_no_server_is_one_clear_line(serve):
-    with pytest.raises(RewardError, match="cannot be asked: .*is the server running"):
+    with pytest.raises(RewardError, match=r"cannot be asked: .*is the server running"):
         captioner("http://127.0.0.1:9/v1")([plain(0)], ["?"])
 
 

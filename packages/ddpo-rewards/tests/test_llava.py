@@ -152,7 +152,27 @@ def tiny_llava(tmp_path_factory):
         PreTrainedTokenizerFast,
     )
 
-    words = ["what", "is", "going", "on", "in", "this", "image", "how", "many", "cats", "are", "there", "USER", "ASSISTANT", ":", "?", ".", ",", "concisely"]
+    words = [
+        "what",
+        "is",
+        "going",
+        "on",
+        "in",
+        "this",
+        "image",
+        "how",
+        "many",
+        "cats",
+        "are",
+        "there",
+        "USER",
+        "ASSISTANT",
+        ":",
+        "?",
+        ".",
+        ",",
+        "concisely",
+    ]
     vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", "<image>", *words])}
     base = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     base.pre_tokenizer = pre_tokenizers.Whitespace()

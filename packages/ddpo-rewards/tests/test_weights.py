@@ -121,7 +121,7 @@ def test_damaged_records_are_an_error_and_are_not_overwritten(address):
 def test_what_cannot_be_downloaded_is_one_clear_line(address, monkeypatch):
     base, files, _ = address
     files.clear()
-    with pytest.raises(RewardError, match="cannot be downloaded to .*HTTP Error 404"):
+    with pytest.raises(RewardError, match=r"cannot be downloaded to .*HTTP Error 404"):
         fetch(head_at(base, sha256=SHA))
     with pytest.raises(RewardError, match="cannot be downloaded to"):
         fetch(head_at("http://127.0.0.1:9", sha256=SHA))
@@ -139,7 +139,11 @@ def test_offline_works_once_the_file_is_there(address, monkeypatch):
 
 
 def test_the_hash_of_a_folder_depends_on_names_and_bytes_only(tmp_path):
-    for name, files in {"a": {"x": b"1", "d/y": b"2"}, "b": {"d/y": b"2", "x": b"1"}, "c": {"x": b"2", "d/y": b"1"}}.items():
+    for name, files in {
+        "a": {"x": b"1", "d/y": b"2"},
+        "b": {"d/y": b"2", "x": b"1"},
+        "c": {"x": b"2", "d/y": b"1"},
+    }.items():
         for file, content in files.items():
             path = tmp_path / name / file
             path.parent.mkdir(parents=True, exist_ok=True)

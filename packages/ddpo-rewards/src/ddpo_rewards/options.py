@@ -1,7 +1,9 @@
 """Options from a query string, typed by the signature of the function that takes them."""
 
+import builtins
 import difflib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,12 +47,23 @@ def typed_options(
 
 def _parameters(function: Callable[..., Any], kinds: tuple[Any, ...]) -> tuple[dict[str, inspect.Parameter], bool]:
     try:
-        signature = inspect.signature(function, eval_str=True)
-    except (ValueError, TypeError, NameError):  # some C functions have none; some annotations exist for checkers only
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):  # some functions written in C have no signature
         return {}, True
-    parameters = signature.parameters.values()
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
-    return {parameter.name: parameter for parameter in parameters if parameter.kind in kinds}, takes_any
+    return {p.name: p.replace(annotation=_evaluated(p, function)) for p in parameters if p.kind in kinds}, takes_any
+
+
+def _evaluated(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
+    """One annotation at a time: another one may name what is imported for type checkers only."""
+    names = vars(sys.modules.get(getattr(function, "__module__", ""), builtins))
+    annotation = parameter.annotation
+    while isinstance(annotation, str):  # a quoted annotation in a module of postponed ones is a text twice
+        try:
+            annotation = eval(annotation, dict(names))
+        except Exception:  # whatever the text is, it is no type that a string could be converted to
+            return inspect.Parameter.empty
+    return annotation
 
 
 def _convert(value: Any, parameter: inspect.Parameter, reward: str) -> Any:

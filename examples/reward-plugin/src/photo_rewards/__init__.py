@@ -1,0 +1,1 @@
+"""Rewards for ddpo from photography: colourfulness and sharpness."""
