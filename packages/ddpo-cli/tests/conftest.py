@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -109,10 +110,8 @@ def plugin(working_directory: Path) -> Callable[[str], str]:
     def write(body: str) -> str:
         name = f"plugin_{abs(hash(str(working_directory)))}_{len(written)}"
         written.append(name)
-        lines = "\n    ".join(body.splitlines())
-        Path(f"{name}.py").write_text(
-            f"import os, resource, signal, time\nCALLS = []\n\n\ndef score(images, prompts):\n    CALLS.append(1)\n    {lines}\n"
-        )
+        head = "import os, resource, signal, time\nCALLS = []\n\n\ndef score(images, prompts):\n    CALLS.append(1)\n"
+        Path(f"{name}.py").write_text(head + indent(body, "    ") + "\n")
         return f"{name}:score"
 
     return write

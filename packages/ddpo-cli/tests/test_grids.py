@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ddpo_cli.grids import PAPER, before_after, contact_sheet, grid, save_png, to_pil
 from PIL import Image
+
+from ddpo_cli.grids import PAPER, before_after, contact_sheet, grid, save_png, to_pil
 
 
 def plain(colour: str, size: tuple[int, int] = (64, 64)) -> Image.Image:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import typer
+
 from ddpo_cli import __version__
 from ddpo_cli.app import app
 from ddpo_cli.config import FitConfig, RunConfig, resolve

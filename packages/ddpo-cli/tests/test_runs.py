@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from ddpo_cli.errors import CLIError
 from ddpo_cli.runs import (
     append_metrics,

@@ -11,14 +11,15 @@ SMALL = ("--num-images", "3", "--num-steps", "2", "--device", "cpu")
 
 
 def pixels(path: str) -> np.ndarray:
-    return np.asarray(Image.open(path))
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def test_a_model_is_drawn_and_the_path_of_the_grid_is_printed(ddpo, tiny_model):
     result = ddpo("sample", tiny_model, *SMALL, "--guidance-scale", "1")
     assert result.exit_code == 0, result.output
     assert result.stdout == "samples.png\n"
-    assert Image.open("samples.png").width > 2 * 128
+    assert pixels("samples.png").shape[1] > 2 * 128
 
 
 def test_prompts_and_seeds_decide_the_images(ddpo, tiny_model):

@@ -30,7 +30,9 @@ def rows_of(result) -> list[dict[str, str]]:
 
 
 def test_folders_globs_and_files_are_found_once_and_in_order(ddpo, folder):
-    found = [row["image"] for row in rows_of(ddpo("score", "images/1.png", "images/*.png", "images", *JPEG, "-f", "csv"))]
+    found = [
+        row["image"] for row in rows_of(ddpo("score", "images/1.png", "images/*.png", "images", *JPEG, "-f", "csv"))
+    ]
     assert found == ["images/1.png", "images/0.png", "images/2.png", "images/deep/3.png"]
 
 
@@ -60,7 +62,7 @@ def test_every_format_of_file_holds_the_same_rows(ddpo, folder, ending):
     path = Path(f"scores.{ending}")
     match ending:
         case "csv":
-            rows = list(csv.DictReader(path.open(encoding="utf-8")))
+            rows = list(csv.DictReader(io.StringIO(path.read_text())))
         case "json":
             rows = json.loads(path.read_text())
         case _:
@@ -102,7 +104,11 @@ def test_one_prompt_serves_all(ddpo, folder, plugin):
 
 @pytest.mark.parametrize("place", ["images/metadata.csv", "prompts.csv"])
 def test_prompts_come_from_a_table_beside_the_images_or_from_one_that_is_named(ddpo, folder, plugin, place):
-    names = ["0.png", "1.png", "2.png", "deep/3.png"] if place.startswith("images") else ["0.png", "1.png", "2.png", "3.png"]
+    names = (
+        ["0.png", "1.png", "2.png", "deep/3.png"]
+        if place.startswith("images")
+        else ["0.png", "1.png", "2.png", "3.png"]
+    )
     lines = [f"{name},{'x' * index}" for index, name in enumerate(names, 1)]
     Path(place).write_text("\n".join(["file_name,text", *lines]))
     arguments = [] if place.startswith("images/m") else ["--prompts", place]
@@ -165,7 +171,8 @@ def test_other_rewards_cannot_go_on_with_a_file(ddpo, folder):
 
 def test_the_contact_sheet_has_the_best_first(ddpo, folder, plugin):
     assert ddpo("score", folder, "-r", plugin(GREEN), "--sheet", "best.png", "--sheet-size", "1").exit_code == 0
-    sheet = np.asarray(Image.open("best.png"))
+    with Image.open("best.png") as image:
+        sheet = np.asarray(image)
     best, worst = (np.argwhere((sheet == colour).all(-1)) for colour in ((0, 192, 0), (0, 0, 0)))
     assert len(best)
     assert best[:, 0].max() < worst[:, 0].min()

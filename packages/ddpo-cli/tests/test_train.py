@@ -87,9 +87,14 @@ def test_a_resumed_run_ends_bit_for_bit_as_if_it_had_never_stopped(ddpo, quick):
     for name in ("checkpoints/epoch-000004/params.safetensors", "checkpoints/epoch-000004/optimizer.safetensors"):
         assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
     # "parts" drew no grid after its epoch 2: that was its last, and the evaluation stood in for it.
-    rows = [[{k: v for k, v in row.items() if k != "samples_reward_mean"} for row in metrics(run)] for run in ("whole", "parts")]
+    rows = [
+        [{k: v for k, v in row.items() if k != "samples_reward_mean"} for row in metrics(run)]
+        for run in ("whole", "parts")
+    ]
     assert rows[0] == rows[1]
-    assert json.loads(Path("whole/evaluation.json").read_text()) == json.loads(Path("parts/evaluation.json").read_text())
+    assert json.loads(Path("whole/evaluation.json").read_text()) == json.loads(
+        Path("parts/evaluation.json").read_text()
+    )
 
 
 def test_resume_without_a_name_takes_the_last_run(ddpo, quick):
@@ -103,7 +108,9 @@ def test_resume_without_a_name_takes_the_last_run(ddpo, quick):
 def test_a_finished_run_says_how_to_get_more(ddpo, quick):
     ddpo(*quick, "--output", "run")
     before = snapshot(Path("run"))
-    assert "is finished: 2 of 2 epochs; for more: ddpo train --resume run --epochs 4" in only_error(ddpo("train", "--resume", "run"))
+    assert "is finished: 2 of 2 epochs; for more: ddpo train --resume run --epochs 4" in only_error(
+        ddpo("train", "--resume", "run")
+    )
     assert snapshot(Path("run")) == before
 
 
@@ -213,7 +220,8 @@ def test_a_full_disk_leaves_earlier_files_intact_and_says_so(ddpo, quick, plugin
     assert "is not saved" in error or "cannot be written" in error
     assert [path.name for path in Path("run/checkpoints").iterdir()] == ["epoch-000001"]
     for picture in Path("run/samples").iterdir():
-        Image.open(picture).load()
+        with Image.open(picture) as image:
+            image.load()
     assert ddpo("train", "--resume", "run").exit_code == 0
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from ddpo_core import FitConfig, parse_config
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 from ddpo_cli.errors import CLIError
+from ddpo_core import FitConfig, parse_config
 
 BUILTIN_MODEL = "builtin:emoji"
 VERSIONS = "versions"
@@ -44,7 +44,7 @@ class RunConfig(BaseModel):
     sample_every: PositiveInt = Field(5, description="epochs between two grids")
     checkpoint_every: PositiveInt = Field(5, description="epochs between two checkpoints")
     keep_last: PositiveInt = Field(3, description="how many checkpoints are kept")
-    fit: FitConfig = Field(default_factory=FitConfig)
+    fit: FitConfig = Field(default_factory=lambda: parse_config(FitConfig, {}))
 
     @field_validator("reward", mode="before")
     @classmethod
@@ -64,7 +64,7 @@ FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
 
 
 def resolve(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
-    """The defaults for the model, overridden by `file`, overridden by `flags` that are neither None nor empty.
+    """Return the defaults for the model, overridden by `file`, overridden by `flags` that are neither None nor empty.
 
     Flags are flat: those that belong to `FitConfig` are put under `fit`.
 
@@ -83,7 +83,7 @@ def resolve(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
 
 
 def read_run_config(run: Path) -> RunConfig:
-    """The configuration that `run` was started with.
+    """Return the configuration that `run` was started with.
 
     Raises:
         ValueError: its config.toml is missing or was made unreadable.
@@ -97,7 +97,7 @@ def read_run_config(run: Path) -> RunConfig:
 
 
 def validate(*layers: Mapping[str, Any]) -> RunConfig:
-    """The configuration that `layers` give, each overriding those before it.
+    """Return the configuration that `layers` give, each overriding those before it.
 
     >>> validate({"epochs": 7, "fit": {"num_steps": 3}}, {"fit": {"samples_per_epoch": 8}}).fit.num_steps
     3
@@ -130,7 +130,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """The table in `file`.
+    """Return the table in `file`.
 
     Raises:
         CLIError: `file` is missing or no TOML.
@@ -146,14 +146,14 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 
 def to_toml(config: RunConfig) -> str:
-    """The whole configuration and the versions that run it, as TOML that `--config` takes."""
+    """Return the whole configuration and the versions that run it, as TOML that `--config` takes."""
     table = config.model_dump(mode="json", exclude_none=True)
     head = f"# Written by ddpo {version('ddpo-cli')}. The same run again: ddpo train --config config.toml\n"
     return head + tomli_w.dumps({**table, VERSIONS: versions()})
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of what decides the numbers of a run."""
+    """Return the installed versions of what decides the numbers of a run."""
     found = {}
     for name in RECORDED:
         try:
@@ -163,17 +163,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def differences(
-    stored: RunConfig, wanted: RunConfig, *, allowed: frozenset[str] = frozenset()
-) -> list[str]:
-    """What `wanted` says otherwise than `stored`, as `key: stored -> wanted`, `allowed` keys left out.
+def differences(stored: RunConfig, wanted: RunConfig, *, allowed: frozenset[str] = frozenset()) -> list[str]:
+    """Return what `wanted` says otherwise than `stored`, as `key: stored -> wanted`, `allowed` keys left out.
 
     >>> config = validate({})
     >>> differences(config, config.model_copy(update={"seed": 1}))
     ['seed: 0 -> 1']
     """
     before, after = _flat(stored), _flat(wanted)
-    return [f"{key}: {before[key]!r} -> {after[key]!r}" for key in before if key not in allowed and before[key] != after[key]]
+    return [
+        f"{key}: {before[key]!r} -> {after[key]!r}"
+        for key in before
+        if key not in allowed and before[key] != after[key]
+    ]
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

@@ -24,7 +24,7 @@ Row = Mapping[str, Any]
 
 
 def messages() -> Console:
-    """The console for progress and messages."""
+    """Return the console for progress and messages."""
     return Console(stderr=True, highlight=False)
 
 
@@ -48,7 +48,7 @@ def write_csv(rows: Iterable[Row], columns: Sequence[str]) -> None:
 
 
 def table(rows: Sequence[Row], columns: Sequence[str], *, title: str | None = None) -> Table:
-    """A rich table; numbers stand on the right, and no cell is read as markup."""
+    """Return a rich table; numbers stand on the right, and no cell is read as markup."""
     numeric = {key for key in columns if any(isinstance(row.get(key), int | float) for row in rows)}
     view = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for index, key in enumerate(columns):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 
@@ -59,7 +60,7 @@ def shown(view: View, console: Console) -> Iterator[View]:
 
 
 def panel(view: View) -> RenderableType:
-    """The live panel."""
+    """Return the live panel."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold")
     facts.add_column()
@@ -90,7 +91,7 @@ def epoch_line(view: View) -> str:
 
 
 def reward_text(view: View) -> str:
-    """The reward now, and how far it moved since the first epoch.
+    """Return the reward now, and how far it moved since the first epoch.
 
     >>> view = View(Path("r"), "t", 3, rewards=[-2.0, -1.5])
     >>> reward_text(view)
@@ -103,7 +104,7 @@ def reward_text(view: View) -> str:
 
 
 def update_text(metrics: Mapping[str, float]) -> str:
-    """The health of the updates: loss, KL, share of clipped ratios, gradient norm."""
+    """Return the health of the updates: loss, KL, share of clipped ratios, gradient norm."""
     names = {"loss": "loss", "approx_kl": "kl", "clip_fraction": "clipped", "grad_norm": "grad"}
     return "  ".join(f"{short} {metrics[name]:.2g}" for name, short in names.items() if name in metrics)
 
@@ -131,7 +132,7 @@ def duration(seconds: float) -> str:
 
 
 def percent(before: float, after: float) -> str:
-    """The change from `before` to `after`, in percent of the size of `before`.
+    """Return the change from `before` to `after`, in percent of the size of `before`.
 
     >>> percent(-2.0, -1.0), percent(2.0, 1.0), percent(0.0, 1.0)
     ('+50.0%', '-50.0%', 'from 0')
@@ -140,7 +141,7 @@ def percent(before: float, after: float) -> str:
 
 
 def sparkline(values: list[float], *, width: int = TREND_WIDTH) -> str:
-    """The trend of `values` in block characters, at most `width` of them (means of equal stretches).
+    """Return the trend of `values` in block characters, at most `width` of them (means of equal stretches).
 
     >>> sparkline([0.0, 1.0, 2.0])
     '▁▅█'
@@ -149,13 +150,13 @@ def sparkline(values: list[float], *, width: int = TREND_WIDTH) -> str:
         return ""
     if len(values) > width:
         edges = [round(index * len(values) / width) for index in range(width + 1)]
-        values = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+        values = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, span = min(values), max(values) - min(values)
     return "".join(BARS[int((value - low) / span * (len(BARS) - 1) + 0.5)] if span else BARS[3] for value in values)
 
 
 def stopwatch() -> Callable[[], float]:
-    """A function that returns the seconds since its last call."""
+    """Return a function that returns the seconds since its last call."""
     last = monotonic()
 
     def lap() -> float:

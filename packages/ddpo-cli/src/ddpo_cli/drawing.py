@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from ddpo_core import Params, Policy, adamw, load_checkpoint, prompt_set, sample_trajectories
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -21,6 +20,7 @@ from ddpo_cli.grids import grid, save_png, to_pil
 from ddpo_cli.inputs import METADATA_FILES
 from ddpo_cli.runs import CHECKPOINTS, find_checkpoint, is_run
 from ddpo_cli.setup import load_model
+from ddpo_core import Params, Policy, adamw, load_checkpoint, prompt_set, sample_trajectories
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,15 @@ def draw(order: Order) -> None:
 
 def _check_places(order: Order) -> None:
     if order.output.is_dir():
-        raise CLIError(f"--output {str(order.output)!r} is a folder; want the name of a PNG (for single images: --separate)")
+        raise CLIError(
+            f"--output {str(order.output)!r} is a folder; want the name of a PNG (for single images: --separate)"
+        )
     if order.separate is not None and order.separate.is_dir() and any(order.separate.iterdir()):
         raise CLIError(f"--separate {str(order.separate)!r} is not empty; choose a new folder")
 
 
 def _source(model: str, flags: Mapping[str, Any]) -> tuple[Path | None, RunConfig]:
-    """The checkpoint that `model` means, if any, and the configuration to sample with."""
+    """Return the checkpoint that `model` means, if any, and the configuration to sample with."""
     path = Path(model)
     if is_run(path) or path.resolve().parent.name == CHECKPOINTS:
         run, checkpoint = find_checkpoint(path)

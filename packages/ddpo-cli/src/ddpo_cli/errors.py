@@ -55,7 +55,7 @@ def readable_errors(settings: Settings | None) -> Iterator[None]:
 
 
 def describe(error: BaseException) -> str:
-    """The line that a person reads for `error`.
+    """Return the line that a person reads for `error`.
 
     >>> describe(CLIError("epochs is 0; it must be at least 1"))
     'epochs is 0; it must be at least 1'
@@ -82,17 +82,17 @@ def exit_code(error: BaseException) -> int:
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Whether the input or the machine is at fault: the packages raise `ValueError` for bad input."""
+    """Tell whether the input or the machine is at fault: the packages raise `ValueError` for bad input."""
     return isinstance(error, ValueError | OSError | FloatingPointError) or is_out_of_memory(error)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is Python's or torch's out-of-memory error (by name: torch need not be loaded)."""
+    """Tell whether `error` is Python's or torch's out-of-memory error (by name: torch need not be loaded)."""
     return isinstance(error, MemoryError) or type(error).__name__ in {"OutOfMemoryError"}
 
 
 def did_you_mean(name: str, choices: list[str]) -> str:
-    """A suggestion to append to a message, or nothing.
+    """Return a suggestion to append to a message, or nothing.
 
     >>> did_you_mean("num_step", ["num_steps", "seed"])
     "; did you mean 'num_steps'?"

@@ -4,13 +4,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddpo_core import Evaluation, Params, PromptSet, evaluate
-
 from ddpo_cli.display import View, percent
 from ddpo_cli.files import write_text
 from ddpo_cli.grids import before_after, grid, save_png, to_pil
 from ddpo_cli.runs import SAMPLES, sample_path
 from ddpo_cli.setup import Setup
+from ddpo_core import Evaluation, Params, PromptSet, evaluate
 
 EVALUATION = "evaluation.json"
 BEFORE_AFTER = "before-after.png"
@@ -46,7 +45,7 @@ def evaluate_fixed(setup: Setup, params: Params, view: View, *, count: int) -> E
 
 
 def mean(evaluation: Evaluation) -> float:
-    """The mean score."""
+    """Return the mean score."""
     return float(evaluation.scores.mean())
 
 

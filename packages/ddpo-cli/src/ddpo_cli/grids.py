@@ -53,7 +53,7 @@ def grid(
 
 
 def stack(sheets: Sequence[Image.Image]) -> Image.Image:
-    """The `sheets` one below the other."""
+    """Return the `sheets` one below the other."""
     whole = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), PAPER)
     top = 0
     for sheet in sheets:

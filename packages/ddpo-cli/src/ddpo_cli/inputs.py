@@ -70,7 +70,7 @@ def describe_images(
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV or JSON Lines file.
+    """Return the rows of a CSV or JSON Lines file.
 
     Raises:
         CLIError: it cannot be read, or is neither.
@@ -122,7 +122,7 @@ def _from_table(paths: Sequence[str], file: Path, columns: Columns) -> list[Item
 
 
 def _beside(folder: Path, columns: Columns, *, needed: bool) -> dict[Path, Item]:
-    """What a metadata file in `folder`, or in the one above it, says about images."""
+    """Return what a metadata file in `folder`, or in the one above it, says about images."""
     files = [place / name for place in (folder, folder.parent) for name in METADATA_FILES]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
@@ -158,7 +158,8 @@ def _column(named: str | None, usual: Sequence[str], keys: list[str], file: Path
     found = named or next((name for name in usual if name in keys), None)
     if found is None:
         raise CLIError(
-            f"{str(file)!r} has none of the columns {', '.join(usual)}, but {', '.join(keys) or 'no rows'}; name it with {option}"
+            f"{str(file)!r} has none of the columns {', '.join(usual)}, but {', '.join(keys) or 'no rows'}; "
+            f"name it with {option}"
         )
     return found
 

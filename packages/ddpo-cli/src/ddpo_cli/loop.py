@@ -7,14 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ddpo_core import EpochInfo, TrainState, fit, latest_checkpoint, save_checkpoint
-
 from ddpo_cli.display import View, stopwatch
 from ddpo_cli.errors import CLIError, describe, is_user_error, say
 from ddpo_cli.evaluating import evaluate_fixed, mean, write_grid
 from ddpo_cli.interrupts import Interrupts
 from ddpo_cli.runs import CHECKPOINTS, append_metrics, checkpoints, remove_checkpoint
 from ddpo_cli.setup import Setup
+from ddpo_core import EpochInfo, TrainState, fit, latest_checkpoint, save_checkpoint
 
 ALL = 2**31
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from ddpo_rewards import RewardSpec, load_registry, parse_reference
 
 from ddpo_cli.console import Format, emit
 from ddpo_cli.errors import BAD_INPUT, say
+from ddpo_rewards import RewardSpec, load_registry, parse_reference
 
 LISTED = ("name", "distribution", "needs", "unit", "range", "licence", "summary")
 
@@ -31,15 +31,16 @@ def show(reference: str, format: Format) -> None:
     if format is not Format.table:
         emit([facts], format, columns=tuple(facts))
         return
-    rows = [{"fact": key.replace("_", " "), "value": value} for key, value in facts.items() if value not in (None, "", [])]
+    rows = [
+        {"fact": key.replace("_", " "), "value": value} for key, value in facts.items() if value not in (None, "", [])
+    ]
     emit(rows, format, columns=("fact", "value"))
 
 
 def check(reference: str, format: Format) -> None:
     """Run the conformance test on one reward; leave with 2 where it fails."""
-    from ddpo_rewards.testing import check_reward
-
     from ddpo_cli.rewarding import build_reward
+    from ddpo_rewards.testing import check_reward
 
     checks = check_reward(build_reward([reference]))
     rows = [{"check": one.name, "result": "passed" if one.passed else "failed", "seen": one.message} for one in checks]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def build_reward(references: Sequence[str]) -> Reward:
-    """The reward that `references` name: the one itself, or their weighted sum.
+    """Return the reward that `references` name: the one itself, or their weighted sum.
 
     Raises:
         ValueError: an unknown reward, or options that it does not take.
@@ -31,7 +31,7 @@ def allow_local_modules(references: Sequence[str]) -> None:
 
 
 def as_reward_function(reward: Reward) -> Callable[..., tuple["Tensor", Mapping[str, Sequence[Any]]]]:
-    """What the trainer calls: `(images, prompts, metadata) -> (scores as a float32 tensor, info)`."""
+    """Return what the trainer calls: `(images, prompts, metadata) -> (scores as a float32 tensor, info)`."""
 
     def reward_function(
         images: "Tensor", prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
@@ -45,7 +45,7 @@ def as_reward_function(reward: Reward) -> Callable[..., tuple["Tensor", Mapping[
 
 
 def label(references: Sequence[str]) -> str:
-    """A short name for a folder.
+    """Return a short name for a folder.
 
     >>> label(["2*aesthetic?device=cpu", "my_plugin:score"])
     'aesthetic+my_plugin:score'

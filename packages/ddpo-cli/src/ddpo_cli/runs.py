@@ -54,7 +54,7 @@ def create_run(output: Path | None, *, label: str) -> Path:
 
 
 def find_run(run: Path | None) -> Path:
-    """The run to resume: the one given, or the one in `runs/` that was written to last.
+    """Return the run to resume: the one given, or the one in `runs/` that was written to last.
 
     Raises:
         CLIError: there is none.
@@ -70,7 +70,7 @@ def find_run(run: Path | None) -> Path:
 
 
 def find_checkpoint(target: Path | None) -> tuple[Path, Path]:
-    """The run and its checkpoint that `target` means: a checkpoint itself, or the last one of a run.
+    """Return the run and its checkpoint that `target` means: a checkpoint itself, or the last one of a run.
 
     Raises:
         CLIError: there is none.
@@ -87,7 +87,7 @@ def find_checkpoint(target: Path | None) -> tuple[Path, Path]:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The complete checkpoints of `run`, oldest first."""
+    """Return the complete checkpoints of `run`, oldest first."""
     found = [path for path in (run / CHECKPOINTS).glob("epoch-*") if path.name[6:].isdigit()]
     return sorted(found, key=checkpoint_epoch)
 
@@ -133,7 +133,7 @@ def append_metrics(run: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The epochs of metrics.jsonl; a last line torn by a crash is left out."""
+    """Return the epochs of metrics.jsonl; a last line torn by a crash is left out."""
     if not (run / METRICS).is_file():
         return []
     rows = []

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ddpo_core import Optimizer, Policy, PromptSet, adamw, ddpo_is_loss, load_policy, prompt_set
-from ddpo_core.types import LossFunction
-
 from ddpo_cli.config import RunConfig
 from ddpo_cli.rewarding import as_reward_function, build_reward
+from ddpo_core import Optimizer, Policy, PromptSet, adamw, ddpo_is_loss, load_policy, prompt_set
+from ddpo_core.types import LossFunction
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def load(config: RunConfig) -> Setup:
 
 
 def loss_function(config: RunConfig) -> LossFunction:
-    """The objective of `config`."""
+    """Return the objective of `config`."""
     return partial(ddpo_is_loss, clip_range=config.clip_range)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from ddpo_core import TrainState, init, load_checkpoint, save_lora
 
 from ddpo_cli import setup as setups
 from ddpo_cli.config import RunConfig, differences, nest, read_run_config, resolve, to_toml, validate
@@ -29,6 +28,7 @@ from ddpo_cli.runs import (
     refuse_used,
 )
 from ddpo_cli.setup import Setup
+from ddpo_core import TrainState, init, load_checkpoint, save_lora
 
 FREE_TO_CHANGE = frozenset({"epochs", "device", "sample_every", "checkpoint_every", "keep_last"})
 

@@ -28,7 +28,9 @@ def sample(
     context: typer.Context,
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL|RUN", help="builtin:emoji, a diffusers folder, a hub id, a run, or a checkpoint of a run."),
+        typer.Argument(
+            metavar="MODEL|RUN", help="builtin:emoji, a diffusers folder, a hub id, a run, or a checkpoint of a run."
+        ),
     ] = "builtin:emoji",
     *,
     prompt: Annotated[

@@ -21,9 +21,12 @@ EPILOG = """
 
   ddpo score photos/ --reward aesthetic --output scores.csv --resume     ... and are not scored twice
 
-[bold]Prompts[/bold] come from --prompt (one for all), from --prompts FILE (CSV or JSON Lines), or else from a metadata.csv or metadata.jsonl beside the images (what [bold]ddpo sample --separate[/bold] writes). Further columns reach the reward as metadata.
+[bold]Prompts[/bold] come from --prompt (one for all), from --prompts FILE (CSV or JSON Lines), or else from
+a metadata.csv or metadata.jsonl beside the images (what [bold]ddpo sample --separate[/bold] writes).
+Further columns reach the reward as metadata.
 
-Images that cannot be read are named at the end and get a row with the reason; the exit code stays 0 as long as one was scored.
+Images that cannot be read are named at the end and get a row with the reason; the exit code stays 0
+as long as one was scored.
 """
 
 
@@ -48,7 +51,8 @@ def score(
             "--reward",
             "-r",
             metavar="REF",
-            help="A reward, as for ddpo train; repeat for several columns. With weights, a column 'total' is their weighted sum.",
+            help="A reward, as for ddpo train; repeat for several columns. "
+            "With weights, a column 'total' is their weighted sum.",
         ),
     ],
     prompts: Annotated[
@@ -62,7 +66,8 @@ def score(
         str | None, typer.Option(metavar="NAME", help="Column of the prompt.", show_default="prompt, text or caption")
     ] = None,
     image_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Column of the image's path.", show_default="file_name, image or path")
+        str | None,
+        typer.Option(metavar="NAME", help="Column of the image's path.", show_default="file_name, image or path"),
     ] = None,
     output: Annotated[
         Path | None,

@@ -90,9 +90,7 @@ def train(
     ] = None,
     timestep_fraction: Annotated[
         float | None,
-        typer.Option(
-            help="Share of the denoising steps trained, 0 to 1.", show_default="1.0", rich_help_panel=_HOW
-        ),
+        typer.Option(help="Share of the denoising steps trained, 0 to 1.", show_default="1.0", rich_help_panel=_HOW),
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="AdamW's learning rate.", show_default="0.001", rich_help_panel=_HOW)
@@ -117,9 +115,7 @@ def train(
     ] = None,
     dtype: Annotated[
         Dtype | None,
-        typer.Option(
-            help="Compute dtype of the frozen networks.", show_default="by the device", rich_help_panel=_HOW
-        ),
+        typer.Option(help="Compute dtype of the frozen networks.", show_default="by the device", rich_help_panel=_HOW),
     ] = None,
     config: Annotated[
         Path | None,
