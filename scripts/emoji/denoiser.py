@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from autoencoder import to_images
 from loop import Recipe, train
 
-RECIPE = Recipe(name="denoiser", num_steps=8_000, batch_size=64, learning_rate=1e-3)
+RECIPE = Recipe(name="denoiser", num_steps=6_500, batch_size=64, learning_rate=1e-3)
 _TEXT_WIDTH = 128
 _EMPTY_CAPTIONS = 0.1
 

@@ -8,7 +8,7 @@ from transformers import CLIPTokenizer
 
 from ddpo_core.emoji.words import ACTIVITIES, ANIMALS, NUMBERS, UNSEEN_ACTIVITIES, UNSEEN_ANIMALS, UNSEEN_OBJECTS
 
-MAX_LENGTH = 12
+MAX_LENGTH = 16
 _END_OF_WORD = "</w>"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789!\"#$%&'()*+,-./:;<=>?@[]^_`{|}~"
 
