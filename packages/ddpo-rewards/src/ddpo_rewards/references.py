@@ -29,7 +29,7 @@ def parse_reference(text: str) -> Reference:
     Values are percent-decoded and `+` is a space, as in a web address: write `&` in a value as `%26`.
 
     Raises:
-        RewardError: an empty reference, a weight that is no finite number, or an option without `=`.
+        RewardError: an empty reference or one with blanks, a weight that is no finite number, or an option without `=`.
 
     Example:
         >>> parse_reference("0.5*llava_vqa?endpoint=http://localhost:8000/v1&timeout=30")
@@ -42,6 +42,8 @@ def parse_reference(text: str) -> Reference:
     ref = ref.strip()
     if not ref:
         raise RewardError(f"reward {text!r} names no reward; want [WEIGHT*]REF[?option=value&...]")
+    if any(character.isspace() or not character.isprintable() for character in ref):
+        raise RewardError(f"reward {text!r} has a blank in its name {ref!r}; want one name, module:attr or address")
     return Reference(ref, _parse_weight(weight, text) if star else 1.0, _parse_options(query, text))
 
 
