@@ -9,9 +9,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-import ddpo_core
 from ddpo_core import DDPOError, load_policy, replay_log_probs, sample_trajectories, save_lora
 from ddpo_core.diffusion.stable_diffusion import stable_diffusion_policy
+from ddpo_core.emoji import pipeline_path
 from ddpo_core.testing import check_policy
 
 CPU = torch.device("cpu")
@@ -47,9 +47,7 @@ def test_policies_of_every_scheduler_keep_their_promises(make_pipeline, config):
     check_policy(_policy(pipeline), PROMPTS)
 
 
-@pytest.mark.skipif(
-    not (Path(ddpo_core.__path__[0]) / "emoji" / "pipeline").is_dir(), reason="the embedded model is not built"
-)
+@pytest.mark.skipif(not (pipeline_path() / "model_index.json").is_file(), reason="the embedded model is not built")
 def test_the_embedded_model_keeps_its_promises():
     check_policy(load_policy("builtin:emoji", guidance_scale=1.0, device="cpu"), PROMPTS)
 
@@ -90,7 +88,7 @@ def test_fresh_adapters_change_nothing_and_every_attention_projection_has_them(m
         ]
         policy = _policy(pipeline, lora_rank=2)
         adapted = torch.func.functional_call(pipeline.unet, policy.params, (latents, time, embeddings)).sample
-    assert torch.equal(plain, adapted)
+    torch.testing.assert_close(plain, adapted)
     assert len(policy.params) == 2 * len(projections) > 0
 
 
@@ -125,6 +123,8 @@ def test_exported_adapters_load_into_diffusers_bit_for_bit(make_pipeline, tmp_pa
     assert [entry.name for entry in file.parent.iterdir()] == ["pytorch_lora_weights.safetensors"]
     reloaded = make_pipeline()
     reloaded.load_lora_weights(str(file.parent))
+    # The layout of the policy: convolutions round differently in another.
+    reloaded.unet.to(memory_format=torch.channels_last)
     latents, time = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 900])
     embeddings = policy.encode(PROMPTS)
     with torch.no_grad():
@@ -132,7 +132,7 @@ def test_exported_adapters_load_into_diffusers_bit_for_bit(make_pipeline, tmp_pa
         theirs = reloaded.unet(latents, time, embeddings).sample
         plain = make_pipeline().unet(latents, time, embeddings).sample
     assert torch.equal(ours, theirs)
-    assert not torch.equal(ours, plain)
+    assert (ours - plain).abs().max() > 1e-3
 
 
 def test_only_adapters_are_exported_as_adapters(tmp_path):

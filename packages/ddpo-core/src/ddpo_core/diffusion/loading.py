@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-import ddpo_core
+from ddpo_core.emoji import pipeline_path
 from ddpo_core.errors import DDPOError
 
 _BUILTIN = "builtin:emoji"
@@ -73,10 +73,9 @@ def choose_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype
 
 def _find(model: str) -> str:
     if model.startswith("builtin:"):
-        folder = Path(ddpo_core.__path__[0]) / "emoji" / "pipeline"
-        if model != _BUILTIN or not folder.is_dir():
+        if model != _BUILTIN:
             raise DDPOError(f"model {model!r} is not built in; want {_BUILTIN!r}, a diffusers folder or a hub id")
-        return str(folder)
+        return str(pipeline_path())
     if Path(model).exists() and not (Path(model) / "model_index.json").is_file():
         raise DDPOError(f"model {model!r} is no diffusers folder: want one with a model_index.json")
     looks_like_hub_id = model.count("/") == 1 and not model.startswith((".", "/", "~"))
