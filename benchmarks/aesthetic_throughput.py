@@ -1,6 +1,6 @@
 """Aesthetic: the whole pipeline's images per second against the bare tower's forward passes.
 
-    python benchmarks/aesthetic_throughput.py [--images 256] [--size 512] [--batch-size 64] [--device cuda] [--repeats 3]
+    python benchmarks/aesthetic_throughput.py [--images 256] [--size 512] [--batch-size 64] [--device cuda]
 
 ViT-L/14 with random weights: speed does not depend on them, and nothing is downloaded. The pipeline starts from
 uint8 arrays on the host (as images come from files) and ends with scores on the host; the bare tower gets normalised

@@ -129,6 +129,13 @@ def test_a_file_that_holds_no_usable_image_is_an_error_that_names_it(tmp_path, n
         load_image(tmp_path / name)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_image_that_pillow_only_warns_of_is_refused_all_the_same(tmp_path):
+    (tmp_path / "large.png").write_bytes(png_of_size(10_000, 10_000))
+    with pytest.raises(ImageError, match="more than 89,478,485 pixels"):
+        load_image(tmp_path / "large.png")
+
+
 def test_the_pixel_limit_is_that_of_pillow():
     assert Image.MAX_IMAGE_PIXELS == MAX_PIXELS
 

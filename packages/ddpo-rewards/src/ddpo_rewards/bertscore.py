@@ -79,7 +79,7 @@ def recall_baseline(encoder: str, layer: int | None = None) -> float | None:
         >>> round(recall_baseline("microsoft/deberta-xlarge-mnli"), 4)
         0.517
     """
-    import bert_score  # type: ignore[import-untyped]
+    import bert_score
 
     table = Path(bert_score.__file__).parent / "rescale_baseline" / "en" / f"{encoder}.tsv"
     if not table.is_file():
@@ -104,7 +104,7 @@ def find_model(model: str, revision: str | None = None) -> Path:
 
 
 def _usual_layer(encoder: str) -> int:
-    from bert_score.utils import model2layers  # type: ignore[import-untyped]
+    from bert_score.utils import model2layers
 
     if encoder not in model2layers:
         raise RewardError(f"bert-score knows no best layer of the encoder {encoder!r}; give it as encoder_layer=NUMBER")

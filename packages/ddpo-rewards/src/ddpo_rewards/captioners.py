@@ -98,9 +98,7 @@ def _load_model(folder: str, dtype: Any) -> tuple[Any, Any]:
         network = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
         )
-        processor: Any = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     # transformers raises OSError, ValueError, KeyError, and safetensors its own, for what is one thing to a person.
     except Exception as error:
         why = " ".join(str(error).split())[:300]
@@ -108,7 +106,7 @@ def _load_model(folder: str, dtype: Any) -> tuple[Any, Any]:
     processor.tokenizer.padding_side = "left"
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    network.eval()  # type: ignore[no-untyped-call]
+    network.eval()
     return network, processor
 
 

@@ -133,7 +133,7 @@ def is_cut_off(tower: Tower, text: str) -> bool:
 
 
 def _load(name: str, checkpoint: Path | None, device: torch.device, dtype: torch.dtype) -> Tower:
-    import open_clip  # type: ignore[import-untyped]
+    import open_clip
 
     precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
     source = {} if checkpoint is None else {"pretrained": str(checkpoint)}

@@ -1,12 +1,11 @@
 """Read image files: every format Pillow knows, with one defined answer for each oddity.
 
 Transparency is laid on white. Palettes, grey, CMYK and 16 bits become 8-bit RGB (16 bits by scaling, not by
-clipping as Pillow would). EXIF rotation is applied. Of an animation the first frame is read. Empty, truncated and
-damaged files, and images of more than `MAX_PIXELS` pixels, raise `ImageError`.
+clipping as Pillow would; floats are taken as 0 to 255). EXIF rotation is applied. Of an animation the first frame is
+read. Empty, truncated and damaged files, and images of more than `MAX_PIXELS` pixels, raise `ImageError`.
 """
 
 import os
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,12 +34,12 @@ def load_image(path: str | os.PathLike[str]) -> "Image":
     try:
         if os.stat(path).st_size == 0:
             raise ImageError(f"{os.fspath(path)!r} is empty (0 bytes); replace the file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # Pillow warns about odd metadata (EXIF, ICC, tEXt); the pixels are what counts here.
-            warnings.simplefilter("ignore", UserWarning)
-            with Image.open(path) as image:
-                return to_rgb(image)
+        with Image.open(path) as image:
+            # Pillow refuses twice as much and only warns here. Turning its warning into an error would change the
+            # filters of the whole process, which other threads are reading files in.
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            return to_rgb(image)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ddpo_rewards.images import load_image, to_rgb
+from ddpo_rewards.threads import map_in_threads
 from ddpo_rewards.types import RewardError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def as_arrays(images: Any) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     """
     if is_tensor(images):
         return list(_tensor_to_arrays(images))
-    return [_to_array(image, index) for index, image in enumerate(images)]
+    return map_in_threads(lambda index: _to_array(images[index], index), range(len(images)))
 
 
 def as_tensors(images: Any) -> "list[tuple[list[int], Tensor]]":

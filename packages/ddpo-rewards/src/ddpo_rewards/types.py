@@ -146,12 +146,12 @@ class Reward:
     def state(self) -> dict[str, Any]:
         """What the reward has learnt from the images it saw, as JSON values: `{}` for nearly every reward."""
         read = getattr(self.score_function, "state", None)
-        return read() if read is not None else {}
+        return dict(read()) if callable(read) else {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state()` of an earlier process, so that a resumed run scores as if never interrupted."""
         write = getattr(self.score_function, "load_state", None)
-        if write is not None:
+        if callable(write):
             write(state)
         elif state:
             raise RewardError(f"reward {self.spec.name!r} keeps no state but was given {sorted(state)}")
