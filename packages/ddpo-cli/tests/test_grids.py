@@ -41,7 +41,9 @@ def test_floats_are_rounded_to_bytes_and_clipped():
 
 
 def test_before_and_after_show_all_pairs():
-    sheet = np.asarray(before_after([plain("red")] * 9, [plain("blue")] * 9, ["x"] * 9, titles=("a", "b")))
+    sheet = np.asarray(
+        before_after([plain("red")] * 9, [plain("blue")] * 9, captions=(["x"] * 9,) * 2, titles=("a", "b"))
+    )
     assert (sheet == (255, 0, 0)).all(-1).sum() == (sheet == (0, 0, 255)).all(-1).sum() == 9 * 128 * 128
 
 

@@ -1,6 +1,8 @@
 """The run folder."""
 
 import json
+import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -28,10 +30,23 @@ def make_run(name: str, *epochs: int) -> Path:
 
 
 def test_new_runs_are_numbered_after_the_highest():
-    assert create_run(None, label="my_plugin:score") == Path("runs/0001-my_plugin_score")
+    assert create_run(None, label="my_plugin:score", config="") == Path("runs/0001-my_plugin_score")
     Path("runs/0041").mkdir()
     Path("runs/notes").mkdir()
-    assert create_run(None, label="x") == Path("runs/0042-x")
+    assert create_run(None, label="x", config="") == Path("runs/0042-x")
+
+
+def test_a_run_that_cannot_be_made_leaves_nothing():
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    Path("mine").mkdir()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))  # as on a full disk
+        for output in (None, Path("new"), Path("mine")):
+            with pytest.raises(OSError, match="File too large"):
+                create_run(output, label="x", config="seed = 0\n" * 10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [str(path) for path in sorted(Path().rglob("*"))] == ["mine", "runs"]
 
 
 def test_a_folder_that_is_used_is_refused():
@@ -44,8 +59,6 @@ def test_a_folder_that_is_used_is_refused():
 
 
 def test_without_a_name_the_run_written_last_is_resumed():
-    import os
-
     old, new = make_run("a", 5), make_run("b", 5)
     os.utime(new / "config.toml", (2e9, 2e9))
     assert find_run(None) == new
@@ -64,7 +77,7 @@ def test_a_run_means_its_last_checkpoint_and_a_checkpoint_itself():
     run = make_run("a", 5, 10)
     assert find_checkpoint(run) == (run, run / "checkpoints/epoch-000010")
     chosen = run / "checkpoints/epoch-000005"
-    assert find_checkpoint(chosen) == (run.resolve(), chosen)
+    assert find_checkpoint(chosen) == (run, chosen)
     with pytest.raises(CLIError, match="there are: epoch-000005, epoch-000010"):
         find_checkpoint(run / "checkpoints/epoch-000007")
     with pytest.raises(CLIError, match="has no checkpoint"):

@@ -244,6 +244,23 @@ def test_ctrl_c_while_files_are_written_waits_until_they_are_whole(ddpo, quick, 
     assert Path("run/samples/epoch-0001.png").exists()
 
 
+def test_a_run_that_was_stopped_in_its_last_evaluation_only_does_that_again(ddpo, quick, plugin):
+    reference = plugin(f"if len(CALLS) == 5:\n    os.kill(os.getpid(), signal.SIGINT)\n{BRIGHTNESS}")
+    assert ddpo(*quick, "--reward", reference, "--output", "run").exit_code == 130
+    params = Path("run/checkpoints/epoch-000002/params.safetensors").read_bytes()
+    assert not Path("run/evaluation.json").exists()
+    assert ddpo("train", "--resume", "run").exit_code == 0
+    assert json.loads(Path("run/evaluation.json").read_text())["epoch"] == 2
+    assert Path("run/checkpoints/epoch-000002/params.safetensors").read_bytes() == params
+
+
+def test_other_versions_are_named_when_a_run_is_resumed(ddpo, quick):
+    ddpo(*quick, "--output", "run")
+    text = Path("run/config.toml").read_text()
+    Path("run/config.toml").write_text(text.replace('pillow = "', 'pillow = "0.'))
+    assert "pillow was 0." in ddpo("train", "--resume", "run", "--epochs", "3").stderr
+
+
 def test_only_the_newest_checkpoints_are_kept(ddpo, quick):
     with open("quick.toml", "r+") as file:
         text = file.read()

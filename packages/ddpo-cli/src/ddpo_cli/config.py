@@ -163,6 +163,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+def changed_versions(run: Path) -> dict[str, tuple[str, str]]:
+    """Return what is installed in another version than when `run` was last trained: then and now."""
+    then = read_toml(run / "config.toml").get(VERSIONS, {})
+    now = versions()
+    return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}
+
+
 def differences(stored: RunConfig, wanted: RunConfig, *, allowed: frozenset[str] = frozenset()) -> list[str]:
     """Return what `wanted` says otherwise than `stored`, as `key: stored -> wanted`, `allowed` keys left out.
 

@@ -170,5 +170,6 @@ def stopwatch() -> Callable[[], float]:
 
 def _bar(left: str, done: int, total: int, right: str) -> RenderableType:
     row = Table.grid(padding=(0, 1))
+    row.add_column(min_width=9)
     row.add_row(left, ProgressBar(total=max(total, 1), completed=done, width=28), right)
     return row

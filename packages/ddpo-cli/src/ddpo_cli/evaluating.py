@@ -63,16 +63,26 @@ def captions(evaluation: Evaluation) -> list[str]:
     return [f"{prompt}  {score:.4g}" for prompt, score in zip(evaluation.prompts.prompts, scores, strict=True)]
 
 
-def write_comparison(run: Path, before: Evaluation, after: Evaluation) -> str:
+def write_comparison(run: Path, before: Evaluation, after: Evaluation, *, epoch: int) -> str:
     """Write before-after.png and evaluation.json; returns the change in words."""
     change = percent(mean(before), mean(after))
-    titles = (f"before: reward {mean(before):.4g}", f"after: reward {mean(after):.4g} ({change})")
-    pairs = list(zip(before.scores.tolist(), after.scores.tolist(), after.prompts.prompts, strict=True))
-    texts = [f"{prompt}  {first:.4g} > {last:.4g}" for first, last, prompt in pairs][:SHOWN_PAIRS]
-    pictures = to_pil(before.images[:SHOWN_PAIRS]), to_pil(after.images[:SHOWN_PAIRS])
-    save_png(before_after(*pictures, texts, titles=titles), run / SAMPLES / BEFORE_AFTER)
-    write_text(run / EVALUATION, json.dumps(_record(before, after), indent=2) + "\n")
+    sheet = before_after(
+        to_pil(before.images[:SHOWN_PAIRS]),
+        to_pil(after.images[:SHOWN_PAIRS]),
+        captions=(captions(before), captions(after)),
+        titles=(f"before: reward {mean(before):.4g}", f"after {epoch} epochs: reward {mean(after):.4g} ({change})"),
+    )
+    save_png(sheet, run / SAMPLES / BEFORE_AFTER)
+    write_text(run / EVALUATION, json.dumps({"epoch": epoch, **_record(before, after)}, indent=2) + "\n")
     return f"{mean(before):.4g} -> {mean(after):.4g} ({change})"
+
+
+def is_evaluated(run: Path, epoch: int) -> bool:
+    """Tell whether `run` was evaluated after `epoch` epochs: the last thing that a run does."""
+    try:
+        return bool(json.loads((run / EVALUATION).read_text(encoding="utf-8"))["epoch"] == epoch)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _record(before: Evaluation, after: Evaluation) -> dict[str, object]:

@@ -104,8 +104,8 @@ def _number(text: Any) -> Any:
 
 def _pyarrow() -> tuple[Any, Any]:
     try:
-        import pyarrow  # type: ignore[import-untyped]
-        import pyarrow.parquet  # type: ignore[import-untyped]
+        import pyarrow
+        import pyarrow.parquet
     except ImportError:
         raise CLIError("parquet needs pyarrow: pip install 'ddpo-cli[parquet]'") from None
     return pyarrow, pyarrow.parquet

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MARGIN = 6
 MIN_TILE = 128
 THUMBNAIL = 160
+PER_ROW = 8
 FONT_SIZE = 12
 LINE_HEIGHT = 15
 MAX_LINES = 3
@@ -63,14 +64,18 @@ def stack(sheets: Sequence[Image.Image]) -> Image.Image:
 
 
 def before_after(
-    before: Sequence[Image.Image], after: Sequence[Image.Image], captions: Sequence[str], *, titles: tuple[str, str]
+    before: Sequence[Image.Image],
+    after: Sequence[Image.Image],
+    *,
+    captions: tuple[Sequence[str], Sequence[str]],
+    titles: tuple[str, str],
 ) -> Image.Image:
     """Two rows of the same prompts and seeds, `before` above `after`, for each eight images."""
     sheets = []
-    for start in range(0, len(before), 8):
-        part = slice(start, start + 8)
-        sheets.append(grid(before[part], [""] * len(before[part]), columns=8, title=titles[0]))
-        sheets.append(grid(after[part], captions[part], columns=8, title=titles[1]))
+    for start in range(0, len(before), PER_ROW):
+        part = slice(start, min(start + PER_ROW, len(before)))
+        for images, texts, title in zip((before, after), captions, titles, strict=True):
+            sheets.append(grid(images[part], texts[part], columns=PER_ROW, title=title))
     return stack(sheets)
 
 

@@ -41,15 +41,23 @@ def refuse_used(folder: Path) -> None:
         raise CLIError(f"--output {str(folder)!r} is not empty; a run needs a new or empty folder")
 
 
-def create_run(output: Path | None, *, label: str) -> Path:
-    """Make the folder of a new run: `output`, or the next number under `runs/`."""
+def create_run(output: Path | None, *, label: str, config: str) -> Path:
+    """Make the folder of a new run, `output` or the next number under `runs/`, with `config` written into it.
+
+    Where that fails, nothing is left of it.
+    """
     if output is not None:
         refuse_used(output)
-        output.mkdir(parents=True, exist_ok=True)
-        folder = output
-    else:
-        folder = _next_numbered(RUNS, label)
-    (folder / SAMPLES).mkdir()
+    folder = output or _next_numbered(RUNS, label)
+    was_there = output is not None and output.exists()
+    try:
+        (folder / SAMPLES).mkdir(parents=True)
+        write_text(folder / CONFIG, config)
+    except OSError:
+        shutil.rmtree(folder / SAMPLES, ignore_errors=True)
+        if not was_there:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder
 
 
@@ -75,10 +83,11 @@ def find_checkpoint(target: Path | None) -> tuple[Path, Path]:
     Raises:
         CLIError: there is none.
     """
-    if target is not None and target.resolve().parent.name == CHECKPOINTS and is_run(target.resolve().parents[1]):
+    if target is not None and target.absolute().parent.name == CHECKPOINTS:
+        run = find_run(target.parents[1] if len(target.parts) > 2 else target.absolute().parents[1])
         if not target.is_dir():
-            raise CLIError(f"there is no checkpoint {str(target)!r}; there are: {_names(target.resolve().parents[1])}")
-        return target.resolve().parents[1], target
+            raise CLIError(f"there is no checkpoint {str(target)!r}; there are: {_names(run)}")
+        return run, target
     run = find_run(target)
     saved = checkpoints(run)
     if not saved:

@@ -7,11 +7,11 @@ from typing import Any
 import typer
 
 from ddpo_cli import setup as setups
-from ddpo_cli.config import RunConfig, differences, nest, read_run_config, resolve, to_toml, validate
+from ddpo_cli.config import RunConfig, changed_versions, differences, nest, read_run_config, resolve, to_toml, validate
 from ddpo_cli.console import messages
 from ddpo_cli.display import View, duration, shown, stopwatch
 from ddpo_cli.errors import CLIError, say
-from ddpo_cli.evaluating import BEFORE_AFTER, EVALUATION, evaluate_fixed, mean, write_comparison, write_grid
+from ddpo_cli.evaluating import BEFORE_AFTER, evaluate_fixed, is_evaluated, mean, write_comparison, write_grid
 from ddpo_cli.files import write_text
 from ddpo_cli.interrupts import Interrupts, handled
 from ddpo_cli.loop import Rescue, rescuing, run_epochs, save
@@ -40,8 +40,7 @@ def start_run(flags: Mapping[str, Any], *, config: Path | None, output: Path | N
         refuse_used(output)
     setup = _load(resolved)
     state = init(setup.policy, setup.optimizer, seed=resolved.seed)
-    run = create_run(output, label=label(resolved.reward))
-    write_text(run / CONFIG, to_toml(resolved))
+    run = create_run(output, label=label(resolved.reward), config=to_toml(resolved))
     _train(run, setup, state)
 
 
@@ -51,12 +50,14 @@ def resume_run(target: Path | None, flags: Mapping[str, Any], *, force: bool) ->
     config = _resumed_config(run, flags, force=force)
     setup = _load(config)
     state = load_checkpoint(checkpoint, setup.policy, setup.optimizer)
-    if state.epoch >= config.epochs and (run / EVALUATION).exists():
+    if is_evaluated(run, epoch=max(state.epoch, config.epochs)):
         raise CLIError(
             f"{str(run)!r} is finished: {state.epoch} of {config.epochs} epochs; "
             f"for more: ddpo train --resume {run} --epochs {2 * config.epochs}"
         )
     with locked(run):
+        for name, (then, now) in changed_versions(run).items():
+            say(f"{name} was {then} when the run was started and is {now} now: numbers may differ a little")
         write_text(run / CONFIG, to_toml(config))
         keep_until(run, state.epoch)
     say(f"Going on with {run} after epoch {state.epoch}")
@@ -126,7 +127,7 @@ def _evaluated(run: Path, setup: Setup, view: View, interrupts: Interrupts, resc
     after = evaluate_fixed(setup, rescue.state.params, view, count=config.eval_samples)
     with interrupts.held_back():
         write_grid(run, rescue.state.epoch, after, view, count=config.grid_samples)
-        return write_comparison(run, before, after)
+        return write_comparison(run, before, after, epoch=rescue.state.epoch)
 
 
 def _view(run: Path, config: RunConfig) -> View:
