@@ -6,7 +6,7 @@ from itertools import islice
 from ddpo_core import FitConfig, adamw, ddpo_is_loss, fit, init, toy
 
 policy, optimizer = toy.policy(), adamw(3e-3)
-config = FitConfig(num_steps=10, samples_per_epoch=128, updates_per_epoch=4, sample_batch_size=128, micro_batch_size=512)
+config = FitConfig(num_steps=10, samples_per_epoch=128, sample_batch_size=128, micro_batch_size=512)
 
 epochs = fit(
     init(policy, optimizer, seed=0),

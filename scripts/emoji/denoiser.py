@@ -61,6 +61,7 @@ def build_scheduler() -> DDIMScheduler:
         beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=True,
+        steps_offset=1,
         prediction_type="v_prediction",
         timestep_spacing="trailing",
         rescale_betas_zero_snr=True,
