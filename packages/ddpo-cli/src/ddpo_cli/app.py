@@ -17,13 +17,13 @@ A reward is a name from [bold]ddpo rewards list[/bold], or any Python function o
 EPILOG = """
 [bold]A first run[/bold], no download and no GPU needed:
 
-  ddpo train                              the embedded model learns to draw what JPEG compresses well
+  ddpo train                 [dim]the embedded model learns to draw smaller JPEGs[/dim]
 
   ddpo sample runs/0001-jpeg_compressibility
 
   ddpo score photos/ --reward jpeg_compressibility --sheet best.png
 
-Exit codes: 0 done, 2 bad usage or input, 130 interrupted (a run's checkpoint is written).
+Exit codes: 0 done, 2 bad usage or input, 130 interrupted (a checkpoint is written).
 """
 
 app = typer.Typer(

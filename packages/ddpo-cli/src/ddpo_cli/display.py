@@ -50,7 +50,7 @@ class View:
 @contextmanager
 def shown(view: View, console: Console) -> Iterator[View]:
     """Show `view` while the block runs: live where `console` is a terminal, else one line per epoch."""
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         view.print_line = lambda line: console.print(line, soft_wrap=True, markup=False)
         yield view
         return

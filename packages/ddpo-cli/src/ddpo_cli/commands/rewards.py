@@ -11,13 +11,13 @@ from ddpo_cli.errors import readable_errors
 EPILOG = """
 [bold]Examples[/bold]
 
-  ddpo rewards list                        what is installed
+  ddpo rewards list                    [dim]what is installed[/dim]
 
-  ddpo rewards show aesthetic              unit, range, licence, weights, reference scores
+  ddpo rewards show aesthetic          [dim]unit, range, licence, weights[/dim]
 
-  ddpo rewards new sharpness               write a plugin package with passing tests
+  ddpo rewards new sharpness           [dim]a plugin package with passing tests[/dim]
 
-  ddpo rewards check my_plugin:score       does it keep the contract?
+  ddpo rewards check my_plugin:score   [dim]does it keep the contract?[/dim]
 """
 
 app = typer.Typer(
@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_Format = Annotated[Format, typer.Option("--format", "-f", help="How to print.")]
+_Format = Annotated[Format, typer.Option("--format", "-f", metavar="FORMAT", help="table, json or csv.")]
 
 
 @app.command("list")

@@ -10,17 +10,20 @@ from ddpo_cli.errors import readable_errors
 EPILOG = """
 [bold]Examples[/bold]
 
-  ddpo sample                                             the embedded model before any training
+  ddpo sample                     [dim]the embedded model before any training[/dim]
 
-  ddpo sample runs/0001-jpeg_compressibility              a run's last checkpoint
+  ddpo sample runs/0001-jpeg_compressibility
 
   ddpo sample runs/0001-jpeg_compressibility/checkpoints/epoch-000010
 
-  ddpo sample --prompt "a fox" --prompt "a whale riding a bike" --num-images 8 --seed 7
+  ddpo sample --prompt "a fox" --prompt "a whale riding a bike" -n 8 --seed 7
 
-  ddpo sample RUN --prompts unseen_animals --separate images/ && ddpo score images/ --reward jpeg_compressibility
+  ddpo sample RUN --prompts unseen_animals --separate images/
 
-The same prompts and seeds give the same noise for every checkpoint of a model, so that grids compare.
+  ddpo score images/ --reward jpeg_compressibility     [dim]what was just drawn[/dim]
+
+The same prompts and seeds give the same noise for every checkpoint, so that
+grids compare. The path of the grid is printed to stdout.
 """
 
 
@@ -38,15 +41,22 @@ def sample(
     ] = None,
     prompts: Annotated[
         str | None,
-        typer.Option(help="A prompt set or file:PATH.", show_default="the run's, else simple_animals"),
+        typer.Option(
+            metavar="PROMPTS", help="A prompt set or file:PATH.", show_default="the run's, else simple_animals"
+        ),
     ] = None,
-    num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Images; prompts repeat in turn.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first image; each next image has the next seed.")] = 0,
+    num_images: Annotated[
+        int, typer.Option("--num-images", "-n", metavar="N", min=1, help="Images; prompts repeat in turn.")
+    ] = 16,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Seed of the first image; each next image has the next seed.")
+    ] = 0,
     num_steps: Annotated[
-        int | None, typer.Option(min=1, help="Denoising steps.", show_default="the run's, else 10")
+        int | None, typer.Option(metavar="N", min=1, help="Denoising steps.", show_default="the run's, else 10")
     ] = None,
     guidance_scale: Annotated[
-        float | None, typer.Option(min=1, help="Classifier-free guidance.", show_default="the run's, else 1")
+        float | None,
+        typer.Option(metavar="X", min=1, help="Classifier-free guidance.", show_default="the run's, else 1"),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PNG", help="The grid.")] = Path("samples.png"),
     separate: Annotated[
@@ -57,7 +67,9 @@ def sample(
             show_default=False,
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="the best there is")] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, ...", show_default="the best there is")
+    ] = None,
 ) -> None:
     """Draw a grid of samples from a model or a run."""
     with readable_errors(context.obj):

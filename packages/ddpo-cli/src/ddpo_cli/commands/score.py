@@ -13,20 +13,20 @@ EPILOG = """
 
   ddpo score photo.png --reward jpeg_compressibility
 
-  ddpo score photos/ "more/*.jpg" --reward aesthetic --reward jpeg_compressibility --sheet best.png
+  ddpo score photos/ "more/*.jpg" --reward aesthetic --sheet best.png
 
-  ddpo score photos/ --reward clip_score --prompts captions.csv --prompt-column caption
+  ddpo score photos/ --reward clip_score --prompts captions.csv
 
-  ddpo score photos/ --reward aesthetic --output scores.csv      rows are kept as they come ...
+  ddpo score photos/ --reward aesthetic --output scores.csv
 
-  ddpo score photos/ --reward aesthetic --output scores.csv --resume     ... and are not scored twice
+  ddpo score photos/ --reward aesthetic --output scores.csv --resume
 
-[bold]Prompts[/bold] come from --prompt (one for all), from --prompts FILE (CSV or JSON Lines), or else from
-a metadata.csv or metadata.jsonl beside the images (what [bold]ddpo sample --separate[/bold] writes).
-Further columns reach the reward as metadata.
+[bold]Prompts[/bold] come from --prompt (one for all), from --prompts FILE, or else from
+a metadata.csv or metadata.jsonl beside the images (ddpo sample --separate
+writes one). Further columns reach the reward as metadata.
 
-Images that cannot be read are named at the end and get a row with the reason; the exit code stays 0
-as long as one was scored.
+Images that cannot be read are named at the end and get a row with the reason;
+the exit code stays 0 as long as one was scored.
 """
 
 
@@ -42,7 +42,7 @@ class ScoreFormat(StrEnum):
 def score(
     context: typer.Context,
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGES...", help="Files, folders (searched to the bottom), or globs.")
+        list[str], typer.Argument(metavar="IMAGES", help="Files, folders (searched to the bottom), or globs.")
     ],
     *,
     reward: Annotated[
@@ -81,7 +81,13 @@ def score(
     ] = None,
     format: Annotated[
         ScoreFormat | None,
-        typer.Option("--format", "-f", help="How to write.", show_default="by FILE's ending, else table"),
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help="table, csv, json or parquet.",
+            show_default="by FILE's ending, else table",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the rows that FILE or FILE.partial has; score the rest.")
@@ -90,11 +96,11 @@ def score(
         Path | None,
         typer.Option(metavar="PNG", help="A contact sheet of the highest and lowest scores.", show_default=False),
     ] = None,
-    sheet_size: Annotated[int, typer.Option(min=1, help="Images at each end of the sheet.")] = 12,
+    sheet_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at each end of the sheet.")] = 12,
     info: Annotated[
         bool, typer.Option("--info", help="A column with what each reward says beside its score (captions, ...).")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 16,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images scored at once.")] = 16,
 ) -> None:
     """Score images with one reward or several."""
     with readable_errors(context.obj):

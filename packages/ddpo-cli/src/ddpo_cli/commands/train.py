@@ -11,21 +11,22 @@ from ddpo_cli.errors import CLIError, readable_errors
 EPILOG = """
 [bold]Examples[/bold]
 
-  ddpo train                                                    the embedded model, smaller JPEGs, into runs/
+  ddpo train                      [dim]the embedded model, smaller JPEGs, in runs/[/dim]
 
   ddpo train --reward jpeg_incompressibility --epochs 40
 
   ddpo train --reward my_plugin:score --prompts file:prompts.txt
 
-  ddpo train --reward aesthetic --reward "0.2*jpeg_compressibility"     a weighted sum
+  ddpo train --reward aesthetic --reward "0.2*jpeg_compressibility"
 
-  ddpo train --model ./stable-diffusion-v1-4 --guidance-scale 5 --num-steps 50
+  ddpo train --model ./stable-diffusion-v1-4 --guidance-scale 5
 
   ddpo train --config runs/0001-jpeg_compressibility/config.toml --seed 1
 
-  ddpo train --resume                                           go on with the last run
+  ddpo train --resume             [dim]go on with the last run[/dim]
 
 Ctrl-C writes a checkpoint and says how to go on; a second Ctrl-C leaves at once.
+
 The path of the run is printed to stdout at the end, everything else to stderr.
 """
 
@@ -51,6 +52,7 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
+            metavar="MODEL",
             help="builtin:emoji, a diffusers folder, or a hub id.",
             show_default="builtin:emoji",
             rich_help_panel=_WHAT,
@@ -70,6 +72,7 @@ def train(
     prompts: Annotated[
         str | None,
         typer.Option(
+            metavar="PROMPTS",
             help="A prompt set (simple_animals, animals_activities, counting, ...) or file:PATH.",
             show_default="simple_animals",
             rich_help_panel=_WHAT,
@@ -77,45 +80,59 @@ def train(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(help="Rounds of sample, score, update.", show_default="25", rich_help_panel=_HOW),
+        typer.Option(metavar="N", help="Rounds of sample, score, update.", show_default="25", rich_help_panel=_HOW),
     ] = None,
     num_steps: Annotated[
-        int | None, typer.Option(help="Denoising steps per image.", show_default="10", rich_help_panel=_HOW)
+        int | None,
+        typer.Option(metavar="N", help="Denoising steps per image.", show_default="10", rich_help_panel=_HOW),
     ] = None,
     samples_per_epoch: Annotated[
-        int | None, typer.Option(help="Images per epoch.", show_default="64", rich_help_panel=_HOW)
+        int | None, typer.Option(metavar="N", help="Images per epoch.", show_default="64", rich_help_panel=_HOW)
     ] = None,
     updates_per_epoch: Annotated[
-        int | None, typer.Option(help="Optimizer updates per epoch.", show_default="4", rich_help_panel=_HOW)
+        int | None,
+        typer.Option(metavar="N", help="Optimizer updates per epoch.", show_default="4", rich_help_panel=_HOW),
     ] = None,
     timestep_fraction: Annotated[
         float | None,
-        typer.Option(help="Share of the denoising steps trained, 0 to 1.", show_default="1.0", rich_help_panel=_HOW),
+        typer.Option(
+            metavar="X", help="Share of the denoising steps trained, 0 to 1.", show_default="1.0", rich_help_panel=_HOW
+        ),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="AdamW's learning rate.", show_default="0.001", rich_help_panel=_HOW)
+        float | None,
+        typer.Option(metavar="X", help="AdamW's learning rate.", show_default="0.001", rich_help_panel=_HOW),
     ] = None,
     lora_rank: Annotated[
-        int | None, typer.Option(help="Rank of the trained LoRA.", show_default="4", rich_help_panel=_HOW)
+        int | None, typer.Option(metavar="N", help="Rank of the trained LoRA.", show_default="4", rich_help_panel=_HOW)
     ] = None,
     guidance_scale: Annotated[
         float | None,
         typer.Option(
+            metavar="X",
             help="Classifier-free guidance, in sampling and training alike; 1 is none and twice as fast.",
             show_default="1.0",
             rich_help_panel=_HOW,
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Decides every random number.", show_default="0", rich_help_panel=_HOW)
+        int | None,
+        typer.Option(metavar="N", help="Decides every random number.", show_default="0", rich_help_panel=_HOW),
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(help="cpu, cuda, cuda:1, mps, ...", show_default="the best there is", rich_help_panel=_HOW),
+        typer.Option(
+            metavar="DEVICE", help="cpu, cuda, cuda:1, mps, ...", show_default="the best there is", rich_help_panel=_HOW
+        ),
     ] = None,
     dtype: Annotated[
         Dtype | None,
-        typer.Option(help="Compute dtype of the frozen networks.", show_default="by the device", rich_help_panel=_HOW),
+        typer.Option(
+            metavar="DTYPE",
+            help="Of the frozen networks: float32, bfloat16 or float16.",
+            show_default="by the device",
+            rich_help_panel=_HOW,
+        ),
     ] = None,
     config: Annotated[
         Path | None,
