@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpo_rewards import RewardError, get_reward, load_registry
+from ddpo_rewards import Reward, RewardError, RewardSpec, get_reward, load_registry
 from ddpo_rewards.calling import check_companions
 from ddpo_rewards.testing import check_reward
 
@@ -254,6 +254,14 @@ def test_a_plain_reward_keeps_no_state():
 @pytest.mark.parametrize("name", ["jpeg_compressibility", "jpeg_incompressibility"])
 def test_the_jpeg_rewards_conform(name):
     assert all(check.passed for check in check_reward(get_reward(name)))
+
+
+def test_the_conformance_test_holds_a_reward_to_its_stated_range():
+    spec = RewardSpec(name="bright", factory="-", range=(0.0, 0.5))
+    reward = Reward(spec, lambda images, prompts, metadata: images.mean((1, 2, 3)))
+    (check,) = [check for check in check_reward(reward) if not check.passed]
+    assert check.name == "range"
+    assert "lies outside the stated [0, 0.5]" in check.message
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def check_reward(
     metadata: Metadata | None = None,
     tolerance: float = 1e-3,
 ) -> tuple[Check, ...]:
-    """Test a reward: one finite score per image, order, batch invariance, determinism, images left alone.
+    """Test a reward: one finite score per image, its stated range, order, batch invariance, determinism, no mutation.
 
     Images default to four procedural pictures of 96 x 96 pixels, prompts and metadata to plausible ones. `tolerance`
     is relative to the score, at least absolute: half precision scores differ a little with the batch they are in.
@@ -39,7 +39,7 @@ def check_reward(
     Example:
         >>> from ddpo_rewards import get_reward
         >>> [check.name for check in check_reward(get_reward("jpeg_compressibility")) if check.passed]
-        ['scores', 'determinism', 'order', 'batch invariance', 'images unchanged', 'tensor input']
+        ['scores', 'range', 'determinism', 'order', 'batch invariance', 'images unchanged', 'tensor input']
     """
     pictures = list(images) if images is not None else example_images()
     texts = list(prompts) if prompts is not None else [_PROMPTS[i % len(_PROMPTS)] for i in range(len(pictures))]
@@ -57,6 +57,7 @@ def check_reward(
     backwards = everything[::-1]
     return (
         Check("scores", True, f"{len(scores)} finite scores from {scores.min():g} to {scores.max():g}"),
+        _in_range(reward, scores),
         _compare("determinism", lambda: score(everything), scores, tolerance, "the same images score differently"),
         _compare("order", lambda: score(backwards)[::-1], scores, tolerance, "scores do not follow their images"),
         _compare(
@@ -103,6 +104,14 @@ def _compare(name: str, run: Callable[[], Any], scores: np.ndarray, tolerance: f
     if difference[worst] > allowed[worst]:
         return Check(name, False, f"{failure}: {again[worst]:g} instead of {scores[worst]:g} for image {worst}")
     return Check(name, True, f"largest difference {difference.max():.2g}")
+
+
+def _in_range(reward: Reward, scores: np.ndarray) -> Check:
+    low, high = reward.spec.range or (-np.inf, np.inf)
+    slack = 1e-5 * max(1.0, float(np.abs(scores).max()))
+    outside = [float(score) for score in scores if not low - slack <= score <= high + slack]
+    stated = f"[{low:g}, {high:g}]"
+    return Check("range", not outside, f"{outside[0]:g} lies outside the stated {stated}" if outside else stated)
 
 
 def _unchanged(pictures: Sequence[np.ndarray], before: Sequence[np.ndarray]) -> Check:
