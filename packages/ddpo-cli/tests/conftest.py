@@ -7,9 +7,14 @@ from pathlib import Path
 from textwrap import indent
 
 import pytest
+from hypothesis import settings
 from typer.testing import CliRunner, Result
 
 RunCommand = Callable[..., Result]
+
+os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # typer colours its help on CI, whatever it is written to
+settings.register_profile("any_machine", deadline=None)
+settings.load_profile("any_machine")
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +22,7 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     """Every test works in a folder of its own, and leaves the import path as it was."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
     before = list(sys.path)
     yield tmp_path
     sys.path[:] = before

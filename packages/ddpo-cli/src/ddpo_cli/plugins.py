@@ -8,6 +8,7 @@ import typer
 from ddpo_cli.console import Format, emit
 from ddpo_cli.errors import BAD_INPUT, say
 from ddpo_rewards import RewardSpec, load_registry, parse_reference
+from ddpo_rewards.weights import describe_pin
 
 LISTED = ("name", "distribution", "needs", "unit", "range", "licence", "summary")
 
@@ -100,4 +101,4 @@ def _range(bounds: tuple[float, float] | None) -> str:
 
 def _weight(weight: Any) -> str:
     size = f", {weight.size / 1e6:.1f} MB" if weight.size else ""
-    return f"{weight.source}/{weight.filename} ({weight.pin}, {weight.licence}{size})"
+    return f"{weight.source}/{weight.filename} ({describe_pin(weight)}, {weight.licence}{size})"
