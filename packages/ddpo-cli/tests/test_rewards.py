@@ -21,6 +21,19 @@ def test_the_list_is_in_words_what_the_registry_says(ddpo):
     assert rows["jpeg_compressibility"]["needs"] == ["images"]
 
 
+def test_the_table_is_readable_at_80_columns_and_breaks_no_word(ddpo, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = ddpo("rewards", "list").stdout.splitlines()
+    assert lines[0].split() == ["name", "needs", "summary", "distribution"]
+    assert max(map(len, lines)) <= 80
+    words = {word for row in json.loads(ddpo("rewards", "list", "-f", "json").stdout) for word in _words(row)}
+    assert {word for line in lines[1:] for word in line.split()} <= words
+
+
+def _words(row):
+    return " ".join([row["name"], ", ".join(row["needs"]), row["summary"], row["distribution"]]).split()
+
+
 def install_broken_plugin(folder: Path) -> None:
     """A distribution whose plugin cannot be imported, as pip would leave it on the path."""
     info = folder / "broken_rewards-1.dist-info"

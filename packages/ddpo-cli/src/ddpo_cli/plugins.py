@@ -11,6 +11,7 @@ from ddpo_rewards import RewardSpec, load_registry, parse_reference
 from ddpo_rewards.weights import describe_pin
 
 LISTED = ("name", "distribution", "needs", "unit", "range", "licence", "summary")
+SHOWN = ("name", "needs", "summary", "distribution")  # what fits a terminal of 80 columns
 
 
 def list_installed(format: Format, *, no_plugins: bool) -> None:
@@ -18,7 +19,7 @@ def list_installed(format: Format, *, no_plugins: bool) -> None:
     registry = load_registry(disabled=["*"] if no_plugins else [])
     rows: list[dict[str, Any]] = [_summary(name, spec) for name, spec in registry.list_rewards().items()]
     if format is Format.table:
-        emit(rows, format, columns=LISTED)
+        emit(rows, format, columns=SHOWN)
         for failure in registry.failures:
             say(f"Plugin {failure.plugin} does not load: {failure.error}")
         return
