@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from ddpo_core import FitConfig, Policy, adamw, ddpo_is_loss, init, sample_trajectories
+from ddpo_core import FitConfig, Policy, adamw, ddpo_is_loss, init, policy_gradient, sample_trajectories
 from ddpo_core.diffusion.loading import load_pipeline
 from ddpo_core.diffusion.stable_diffusion import stable_diffusion_policy
 from ddpo_core.sampling import stochastic_steps
@@ -63,7 +63,9 @@ def _training(unet: torch.nn.Module, policy: Policy, options: argparse.Namespace
     state = init(policy, optimizer, seed=0)
     sampled = sample_trajectories(policy, policy.params, prompts, num_steps=options.num_steps, seeds=seeds)
     steps = stochastic_steps(sampled.timesteps)
-    updates = choose_updates(steps, seeds, seed=0, epoch=0, config=config)
+    weights = torch.ones(options.batch_size)
+    objective = policy_gradient(ddpo_is_loss)
+    updates = tuple(choose_updates(objective, policy, sampled, weights, owned=seeds, seed=0, epoch=0, config=config))
     leaves = [leaf for name, leaf in unet.named_parameters() if ".lora_" in name]
     latents, embeddings = sampled.latents[:, 0].contiguous(), policy.encode(prompts)
     time_ = torch.full((options.batch_size,), 500)
@@ -81,11 +83,11 @@ def _training(unet: torch.nn.Module, policy: Policy, options: argparse.Namespace
         train_updates(
             state,
             sampled,
-            torch.ones(options.batch_size),
+            weights,
             updates,
             policy=policy,
             optimizer=optimizer,
-            loss_fn=ddpo_is_loss,
+            loss_fn=objective,
             config=config,
         )
 

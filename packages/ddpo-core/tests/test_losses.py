@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpo_core.losses import ddpo_is_loss, ddpo_sf_loss, kl_penalty
+from ddpo_core.losses import ddpo_is_loss, ddpo_sf_loss, kl_penalty, rwr_loss
 
 LOSSES = [ddpo_is_loss, ddpo_sf_loss]
 finite = st.floats(-5, 5)
@@ -83,6 +83,15 @@ def test_scaling_the_advantages_scales_the_loss(loss_fn, scale):
     log_probs, old, advantages = torch.tensor([[-1.0, -2.0], [-1.1, -1.9], [0.5, -2.0]]).double()
     loss, scaled = (loss_fn(log_probs, old, advantages * factor)[0] for factor in (1.0, scale))
     torch.testing.assert_close(scaled, loss * scale)
+
+
+def test_regression_loss_by_hand_and_its_gradient():
+    # (0.5 * 2 + 0 * 7 + 2.5 * 4) / 3; the derivative of each error is its weight over three.
+    errors, weights = torch.tensor([2.0, 7.0, 4.0], requires_grad=True), torch.tensor([0.5, 0.0, 2.5])
+    loss, metrics = rwr_loss(errors, weights)
+    torch.testing.assert_close(loss.detach(), torch.tensor(11 / 3))
+    torch.testing.assert_close(metrics["denoising_error"], torch.tensor(13 / 3))
+    torch.testing.assert_close(torch.autograd.grad(loss, errors)[0], weights / 3)
 
 
 def test_kl_is_the_closed_form_of_two_gaussians():

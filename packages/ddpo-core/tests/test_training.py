@@ -199,6 +199,27 @@ def test_the_chosen_steps_depend_on_seed_epoch_and_index_alone():
     assert len(several) > 5
 
 
+def test_every_prompt_is_drawn_as_often_as_asked():
+    config = SMALL.model_copy(update={"samples_per_prompt": 4})
+    prompts = [str(number) for number in range(100)]
+    policy = toy.policy()._replace(encode=lambda drawn: torch.zeros(len(drawn), 2))
+    drawn = _run(1, policy=policy, config=config, prompts=prompts)[0][1].prompts
+    assert [len(set(drawn[start : start + 4])) for start in range(0, 16, 4)] == [1] * 4
+    assert len(set(drawn)) == 4
+
+
+def test_every_pass_trains_all_samples_on_other_steps():
+    config = SMALL.model_copy(update={"num_steps": 9, "timestep_fraction": 0.5, "passes_per_epoch": 3})
+    passes = [
+        choose_pairs(range(16), range(8), fraction=0.5, seed=0, epoch=0, indices=range(16), pass_index=place).steps
+        for place in range(3)
+    ]
+    assert not torch.equal(passes[0], passes[1])
+    assert not torch.equal(passes[1], passes[2])
+    state = _last(1, policy=toy.policy(), config=config)
+    assert state.opt_state["step"] == 2 * 3
+
+
 def test_a_policy_without_noise_has_nothing_to_train():
     with pytest.raises(DDPOError, match="nothing to train: want eta above 0"):
         next(_fit(toy.policy(eta=0.0)))

@@ -7,36 +7,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ddpo_core.advantages import compute_advantages, update_prompt_stats
+    from ddpo_core.advantages import compute_advantages, update_prompt_stats, within_prompts
     from ddpo_core.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
     from ddpo_core.config import FitConfig, parse_config
     from ddpo_core.diffusion.lora import save_lora
     from ddpo_core.diffusion.stable_diffusion import load_policy
     from ddpo_core.errors import CheckpointError, DDPOError, NonFiniteError, ScoreError
     from ddpo_core.evaluation import Evaluation, evaluate, image_grid
-    from ddpo_core.losses import ddpo_is_loss, ddpo_sf_loss, kl_penalty
+    from ddpo_core.losses import ddpo_is_loss, ddpo_sf_loss, kl_penalty, rwr_loss
+    from ddpo_core.objectives import Objective, policy_gradient
     from ddpo_core.optim import adamw
     from ddpo_core.prompts import PromptSet, list_prompt_sets, prompt_set
+    from ddpo_core.regression import rwr, rwr_per_prompt
     from ddpo_core.sampling import replay_log_probs, sample_trajectories
     from ddpo_core.training import fit, init, train_epoch
     from ddpo_core.types import EpochInfo, Optimizer, Params, Policy, Timesteps, TrainState, Trajectories, Transition
     from ddpo_core.updates import train_step
+    from ddpo_core.weights import rwr_weights, sparse_rwr_weights
 
 _MODULES = {
-    "advantages": ("compute_advantages", "update_prompt_stats"),
+    "advantages": ("compute_advantages", "update_prompt_stats", "within_prompts"),
     "checkpoint": ("latest_checkpoint", "load_checkpoint", "save_checkpoint"),
     "config": ("FitConfig", "parse_config"),
     "diffusion.lora": ("save_lora",),
     "diffusion.stable_diffusion": ("load_policy",),
     "errors": ("CheckpointError", "DDPOError", "NonFiniteError", "ScoreError"),
     "evaluation": ("Evaluation", "evaluate", "image_grid"),
-    "losses": ("ddpo_is_loss", "ddpo_sf_loss", "kl_penalty"),
+    "losses": ("ddpo_is_loss", "ddpo_sf_loss", "kl_penalty", "rwr_loss"),
+    "objectives": ("Objective", "policy_gradient"),
     "optim": ("adamw",),
     "prompts": ("PromptSet", "list_prompt_sets", "prompt_set"),
+    "regression": ("rwr", "rwr_per_prompt"),
     "sampling": ("replay_log_probs", "sample_trajectories"),
     "training": ("fit", "init", "train_epoch"),
     "types": ("EpochInfo", "Optimizer", "Params", "Policy", "Timesteps", "TrainState", "Trajectories", "Transition"),
     "updates": ("train_step",),
+    "weights": ("rwr_weights", "sparse_rwr_weights"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -47,6 +53,7 @@ __all__ = [
     "Evaluation",
     "FitConfig",
     "NonFiniteError",
+    "Objective",
     "Optimizer",
     "Params",
     "Policy",
@@ -70,14 +77,21 @@ __all__ = [
     "load_checkpoint",
     "load_policy",
     "parse_config",
+    "policy_gradient",
     "prompt_set",
     "replay_log_probs",
+    "rwr",
+    "rwr_loss",
+    "rwr_per_prompt",
+    "rwr_weights",
     "sample_trajectories",
     "save_checkpoint",
     "save_lora",
+    "sparse_rwr_weights",
     "train_epoch",
     "train_step",
     "update_prompt_stats",
+    "within_prompts",
 ]
 
 

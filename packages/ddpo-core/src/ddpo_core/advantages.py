@@ -1,6 +1,6 @@
 """From scores to advantages: each prompt is compared with its own recent past."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -70,6 +70,26 @@ def update_prompt_stats(
         for prompt, reward, fallback in zip(prompts, rewards.tolist(), overall.tolist(), strict=True)
     ]
     return updated, torch.tensor(advantages, dtype=torch.float32, device=rewards.device)
+
+
+def within_prompts(
+    function: Callable[[Tensor], Tensor], rewards: Float[Tensor, " batch"], prompts: Sequence[str]
+) -> Float[Tensor, " batch"]:
+    """Apply a function of rewards to the rewards of every prompt alone.
+
+    With `compute_advantages` these are group-relative advantages: each of the k samples of a prompt against the others.
+
+    Example:
+        >>> within_prompts(compute_advantages, torch.tensor([1.0, 10.0, 3.0, 10.0]), ["a cat", "a dog"] * 2)
+        tensor([-1.0000,  0.0000,  1.0000,  0.0000])
+
+    Source: Shao et al. 2024 (GRPO), section 4.1; jannerm/ddpo, `per_prompt_weights`.
+    """
+    results = torch.empty(len(rewards), dtype=torch.float32)
+    for prompt in dict.fromkeys(prompts):
+        places = [place for place, other in enumerate(prompts) if other == prompt]
+        results[places] = function(rewards[places])
+    return results
 
 
 def _moments(rewards: Sequence[float]) -> tuple[float, float]:

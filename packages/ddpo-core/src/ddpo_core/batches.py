@@ -1,6 +1,6 @@
 """What an update trains on: (sample, step) pairs, flattened, so that every micro-batch is full."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,7 +31,14 @@ class Batch(NamedTuple):
 
 
 def choose_pairs(
-    samples: Sequence[int], steps: Sequence[int], *, fraction: float, seed: int, epoch: int, indices: Sequence[int]
+    samples: Sequence[int],
+    steps: Sequence[int],
+    *,
+    fraction: float,
+    seed: int,
+    epoch: int,
+    indices: Sequence[int],
+    pass_index: int = 0,
 ) -> Pairs:
     """Draw a random subset of `steps` for every sample, independently; a function of (seed, epoch, global index).
 
@@ -42,6 +49,7 @@ def choose_pairs(
         seed: The seed of the run.
         epoch: The epoch, from 0.
         indices: The global index of every sample.
+        pass_index: Which pass over the samples of the epoch this is, from 0.
 
     Returns:
         Pairs on the CPU, sample by sample; the steps of a sample are in order.
@@ -54,14 +62,32 @@ def choose_pairs(
         of the steps of every sample).
     """
     count = max(1, round(len(steps) * fraction))
-    chosen = [sorted(generator(seed, "steps", epoch, index).permutation(steps)[:count].tolist()) for index in indices]
+    later = () if pass_index == 0 else (pass_index,)
+    streams = [generator(seed, "steps", epoch, index, *later) for index in indices]
+    chosen = [sorted(stream.permutation(steps)[:count].tolist()) for stream in streams]
     return Pairs(torch.tensor(samples).repeat_interleave(count), torch.tensor(chosen).flatten())
 
 
-def split_pairs(pairs: Pairs, size: int) -> Iterator[Pairs]:
-    """Split pairs into micro-batches of `size`; the last may be smaller."""
-    starts = range(0, len(pairs.samples), size)
-    return (Pairs(*(index[start : start + size] for index in pairs)) for start in starts)
+def window_steps(steps: Sequence[int], *, size: int, epoch: int, every: int) -> tuple[int, ...]:
+    """Take `size` consecutive steps, one further every `every` epochs, and from the start again after the end.
+
+    Args:
+        steps: The steps that can be trained, in the order of sampling: noisiest first.
+        size: How many are trained at a time; 0 means all.
+        epoch: The epoch, from 0.
+        every: After how many epochs the window moves.
+
+    Example:
+        >>> [window_steps(range(5), size=3, epoch=epoch, every=2) for epoch in (0, 1, 2, 6)]
+        [(0, 1, 2), (0, 1, 2), (1, 2, 3), (0, 1, 2)]
+
+    Source: Li et al. 2025 (MixGRPO), algorithm 1. Deviation: the steps outside the window are sampled with noise too,
+        so that the samples of every epoch come from one and the same policy.
+    """
+    if size == 0 or size >= len(steps):
+        return tuple(steps)
+    start = epoch // every % (len(steps) - size + 1)
+    return tuple(steps[start : start + size])
 
 
 def gather_batch(trajectories: Trajectories, advantages: Float[Tensor, " batch"], pairs: Pairs) -> Batch:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
@@ -23,7 +23,13 @@ class FitConfig(BaseModel):
 
     num_steps: PositiveInt = Field(50, description="denoising steps per sample")
     samples_per_epoch: PositiveInt = Field(64, description="images (reward queries) per epoch, over all processes")
-    updates_per_epoch: PositiveInt = Field(4, description="optimizer updates per epoch; divides samples_per_epoch")
+    samples_per_prompt: PositiveInt = Field(
+        1, description="images of each prompt that is drawn; divides samples_per_epoch"
+    )
+    updates_per_epoch: PositiveInt = Field(
+        4, description="optimizer updates per pass over the samples of an epoch; divides samples_per_epoch"
+    )
+    passes_per_epoch: PositiveInt = Field(1, description="how often an epoch's samples are trained on")
     sample_batch_size: PositiveInt = Field(8, description="samples denoised at once")
     micro_batch_size: PositiveInt = Field(
         8, description="(sample, step) pairs in one forward and backward; keep it equal to sample_batch_size"
@@ -31,8 +37,16 @@ class FitConfig(BaseModel):
     timestep_fraction: float = Field(
         1.0, gt=0, le=1, description="fraction of the steps that is trained, drawn anew for each sample"
     )
+    timestep_window: int = Field(
+        0, ge=0, description="train only this many consecutive steps at a time, first the noisiest; 0 trains all"
+    )
+    timestep_window_epochs: PositiveInt = Field(1, description="epochs until the window moves on by one step")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients of a larger norm are scaled down to it")
     advantage_clip: float = Field(5.0, gt=0, description="advantages are clipped to plus or minus this")
+    advantage_baseline: Literal["history", "epoch", "group"] = Field(
+        "history",
+        description="what rewards are compared with: the history of their prompt, the epoch, or their prompt in it",
+    )
     stats_buffer_size: int = Field(
         32, ge=0, description="rewards remembered per prompt; 0 normalises over the epoch instead"
     )
@@ -46,6 +60,15 @@ class FitConfig(BaseModel):
         if self.samples_per_epoch % self.updates_per_epoch:
             raise ValueError(
                 f"updates_per_epoch={self.updates_per_epoch} does not divide samples_per_epoch={self.samples_per_epoch}"
+            )
+        if self.samples_per_epoch % self.samples_per_prompt:
+            raise ValueError(
+                f"samples_per_prompt={self.samples_per_prompt} does not divide "
+                f"samples_per_epoch={self.samples_per_epoch}"
+            )
+        if self.advantage_baseline == "group" and self.samples_per_prompt == 1:
+            raise ValueError(
+                "advantage_baseline='group' compares the samples of a prompt: want samples_per_prompt >= 2"
             )
         if 0 < self.stats_buffer_size < self.stats_min_count:
             raise ValueError(

@@ -1,7 +1,7 @@
 """The objectives as pure functions of log-probabilities, advantages and rewards.
 
-All take one entry per (sample, step) and return the mean; minimising it raises the reward. `log_probs` are means over
-the latent dimensions (`ddpo_core.sampling.transition_log_prob`), which `clip_range` presumes.
+All take one entry per trained (sample, step) and return the mean; minimising it raises the reward. `log_probs` are
+means over the latent dimensions (`ddpo_core.sampling.transition_log_prob`), which `clip_range` presumes.
 """
 
 import torch
@@ -56,6 +56,27 @@ def ddpo_is_loss(
     loss = torch.maximum(-advantages * ratio, -advantages * clipped).mean()
     outside = (ratio.detach() - 1).abs() > clip_range
     return loss, {**_ratio_metrics(log_probs, old_log_probs), "clip_fraction": outside.float().mean()}
+
+
+def rwr_loss(
+    denoising_errors: Float[Tensor, " batch"], weights: Float[Tensor, " batch"]
+) -> tuple[Float[Tensor, ""], Metrics]:
+    """Reward-weighted regression: imitate the samples, the better ones more.
+
+        mean(weights * denoising_errors)
+
+    Args:
+        denoising_errors: The regression error of each draw, averaged over latent dimensions.
+        weights: How much each counts: dense (`rwr_weights`) or sparse (`sparse_rwr_weights`), averaging 1.
+
+    Example:
+        >>> loss, _ = rwr_loss(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 1.5]))
+        >>> loss
+        tensor(2.5000)
+
+    Source: Black et al. 2023, section 4.2; jannerm/ddpo, `training/diffusion.py`.
+    """
+    return (weights * denoising_errors).mean(), {"denoising_error": denoising_errors.detach().mean()}
 
 
 def kl_penalty(

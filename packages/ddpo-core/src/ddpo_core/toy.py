@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddpo_core.diffusion.ddim import Schedule, ddim_timesteps, ddim_transition
+from ddpo_core.diffusion.denoising import denoising_error
 from ddpo_core.randomness import gaussian_noise
 from ddpo_core.types import Conditioning, Params, Policy, Timesteps, Transition
 
@@ -41,7 +42,8 @@ def policy(*, eta: float = 1.0, seed: int = 0) -> Policy:
     def timesteps(num_steps: int) -> Timesteps:
         return ddim_timesteps(_schedule(num_steps), prediction_type="epsilon", eta=eta)
 
-    return Policy(_initial_params(seed), timesteps, _encode, _noise, _transition, _decode)
+    params = _initial_params(seed)
+    return Policy(params, timesteps, _encode, _noise, _transition, _decode, _denoising_error, _TIMES)
 
 
 def reward(
@@ -81,11 +83,26 @@ def _noise(seeds: Sequence[int], num_steps: int) -> Tensor:
 
 
 def _transition(params: Params, latents: Tensor, step: Timesteps, conditioning: Conditioning) -> Transition:
+    return ddim_transition(latents, _network(params, latents, step.time, conditioning), step)
+
+
+def _denoising_error(params: Params, clean: Tensor, noise: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+    return denoising_error(
+        lambda noisy: _network(params, noisy, time, conditioning),
+        clean,
+        noise,
+        time,
+        alphas=_alphas().float(),
+        prediction_type="epsilon",
+    )
+
+
+def _network(params: Params, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
     assert isinstance(conditioning, Tensor)
-    alpha = _alphas().float()[step.time][:, None]
-    inputs = torch.cat([latents, conditioning, step.time[:, None] / _TIMES], 1)
+    alpha = _alphas().float()[time][:, None]
+    inputs = torch.cat([latents, conditioning, time[:, None] / _TIMES], 1)
     learned = torch.tanh(inputs @ params["first"].T + params["bias"]) @ params["last"].T
-    return ddim_transition(latents, _exact_noise(latents, conditioning, alpha) + learned, step)
+    return _exact_noise(latents, conditioning, alpha) + learned
 
 
 def _exact_noise(latents: Tensor, centres: Tensor, alpha: Tensor) -> Tensor:

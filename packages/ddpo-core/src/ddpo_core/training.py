@@ -8,21 +8,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddpo_core.advantages import compute_advantages, update_prompt_stats
 from ddpo_core.config import FitConfig
 from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import DDPOError
+from ddpo_core.objectives import Objective, as_objective
 from ddpo_core.prompts import PromptSet, as_prompt_set, pick_prompts
 from ddpo_core.randomness import sample_seeds
 from ddpo_core.rollout import Rollout, draw_prompts, encode_once, roll_out
-from ddpo_core.sampling import stochastic_steps
 from ddpo_core.types import (
     EpochInfo,
     LossFunction,
     Optimizer,
     Policy,
     Progress,
-    PromptStats,
     RewardFunction,
     TrainState,
 )
@@ -61,7 +59,7 @@ def fit(
     optimizer: Optimizer,
     reward_fn: RewardFunction,
     prompts: PromptSet | Sequence[str],
-    loss_fn: LossFunction,
+    loss_fn: LossFunction | Objective,
     config: FitConfig,
     progress: Progress | None = None,
     processes: Processes = SINGLE,
@@ -77,7 +75,8 @@ def fit(
         optimizer: As given to `init`.
         reward_fn: `(images, prompts, metadata) -> (scores, info)`.
         prompts: What to draw prompts from.
-        loss_fn: For instance `functools.partial(ddpo_is_loss, clip_range=1e-4)`.
+        loss_fn: A loss of log-probabilities, for instance `functools.partial(ddpo_is_loss, clip_range=1e-4)`, or
+            another objective, for instance `rwr()`.
         config: The hyperparameters.
         progress: Called as `(phase, done, total)` within an epoch.
         processes: The processes that share the work.
@@ -98,7 +97,7 @@ def fit(
 
     Source: Black et al. 2023, algorithm 1 in the appendix; ddpo-pytorch, `train.py`.
     """
-    remembering = policy._replace(encode=encode_once(policy.encode))
+    remembering, objective = policy._replace(encode=encode_once(policy.encode)), as_objective(loss_fn)
     while True:
         state, info = train_epoch(
             state,
@@ -106,7 +105,7 @@ def fit(
             optimizer=optimizer,
             reward_fn=reward_fn,
             prompts=prompts,
-            loss_fn=loss_fn,
+            loss_fn=objective,
             config=config,
             progress=progress,
             processes=processes,
@@ -121,15 +120,17 @@ def train_epoch(
     optimizer: Optimizer,
     reward_fn: RewardFunction,
     prompts: PromptSet | Sequence[str],
-    loss_fn: LossFunction,
+    loss_fn: LossFunction | Objective,
     config: FitConfig,
     progress: Progress | None = None,
     processes: Processes = SINGLE,
 ) -> tuple[TrainState, EpochInfo]:
     """Sample, score and update once; arguments and errors are those of `fit`."""
-    steps = _trainable_steps(policy, config, processes)
+    objective = as_objective(loss_fn)
+    objective.check(policy, config)
+    _check_shares(config, processes)
     owned = processes.owned(config.samples_per_epoch, config.updates_per_epoch)
-    every = range(config.samples_per_epoch)
+    every = [index // config.samples_per_prompt for index in range(config.samples_per_epoch)]
     drawn = draw_prompts(as_prompt_set(prompts), seed=state.seed, epoch=state.epoch, indices=every)
     rollout = roll_out(
         policy,
@@ -142,17 +143,26 @@ def train_epoch(
         progress=progress,
     )
     scores = processes.collect(rollout.scores, config.updates_per_epoch)
-    stats, advantages = _normalise(state.prompt_stats, drawn.prompts, scores, config)
+    stats, advantages = objective.weigh(state.prompt_stats, drawn.prompts, scores, config)
     own_advantages = advantages[list(owned)]
     start = time.perf_counter()
     trained, metrics = train_updates(
         state,
         rollout.trajectories,
         own_advantages,
-        choose_updates(steps, owned, seed=state.seed, epoch=state.epoch, config=config),
+        choose_updates(
+            objective,
+            policy,
+            rollout.trajectories,
+            own_advantages,
+            owned=owned,
+            seed=state.seed,
+            epoch=state.epoch,
+            config=config,
+        ),
         policy=policy,
         optimizer=optimizer,
-        loss_fn=loss_fn,
+        loss_fn=objective,
         config=config,
         progress=progress,
         processes=processes,
@@ -168,29 +178,13 @@ def train_epoch(
     return after, _describe(after, rollout, own_advantages, {**_summarise(scores), **metrics, **seconds})
 
 
-def _trainable_steps(policy: Policy, config: FitConfig, processes: Processes) -> tuple[int, ...]:
+def _check_shares(config: FitConfig, processes: Processes) -> None:
     shares = config.updates_per_epoch * processes.size
     if config.samples_per_epoch % shares:
         raise DDPOError(
             f"samples_per_epoch={config.samples_per_epoch} cannot be shared by {config.updates_per_epoch} updates on "
             f"{processes.size} processes: want a multiple of {shares}"
         )
-    steps = stochastic_steps(policy.timesteps(config.num_steps))
-    if not steps:
-        raise DDPOError("every step of this policy is deterministic, so there is nothing to train: want eta above 0")
-    return steps
-
-
-def _normalise(
-    stats: PromptStats, prompts: Sequence[str], scores: Tensor, config: FitConfig
-) -> tuple[PromptStats, Tensor]:
-    if config.stats_buffer_size == 0:
-        updated, advantages = stats, compute_advantages(scores)
-    else:
-        updated, advantages = update_prompt_stats(
-            stats, prompts, scores, buffer_size=config.stats_buffer_size, min_count=config.stats_min_count
-        )
-    return updated, advantages.clamp(-config.advantage_clip, config.advantage_clip)
 
 
 def _summarise(scores: Float[Tensor, " batch"]) -> dict[str, float]:

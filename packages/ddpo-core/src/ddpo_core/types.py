@@ -25,9 +25,11 @@ Conditioning = Tensor | tuple[Tensor, ...]
 PromptStats = Mapping[str, tuple[float, ...]]
 """The latest rewards of every prompt, oldest first."""
 
+Rows = tuple[Tensor, ...]
+"""What one update trains on: a NamedTuple of tensors with one entry per trained row, such as `Pairs`."""
+
 RewardFunction = Callable[[Any, Sequence[str], Sequence[Mapping[str, Any]]], Any]
 """`(images, prompts, metadata) -> (scores, info)`: one finite score per image, and a dict of per-sample lists."""
-
 
 LossFunction = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Metrics]]
 """`(log_probs, old_log_probs, advantages)`, all `[batch]`, to the mean loss and the means worth logging."""
@@ -91,7 +93,8 @@ class Policy(NamedTuple):
       row per sample.
     - `decode(latents)`: what the reward reads, float32 images `[batch, 3, height, width]` in [0, 1] for image models.
     - `denoising_error(params, clean, noise, time, conditioning)`: the squared error of regression per sample, for
-      objectives that need no log-probabilities (RWR); None where a policy has no such thing.
+      objectives that need no log-probabilities (RWR); None where a policy has no such thing. `time` counts from 0 to
+      `num_train_timesteps - 1`.
 
     `ddpo_core.testing.check_policy` says whether a policy of your own keeps these promises.
     """
@@ -103,6 +106,7 @@ class Policy(NamedTuple):
     transition: Callable[[Params, Tensor, Timesteps, Conditioning], Transition]
     decode: Callable[[Tensor], Tensor]
     denoising_error: Callable[[Params, Tensor, Tensor, Tensor, Conditioning], Tensor] | None = None
+    num_train_timesteps: int = 0
 
 
 class Optimizer(NamedTuple):
@@ -129,10 +133,10 @@ class EpochInfo:
     """What one epoch saw and did: the samples of this process in order, on the CPU, and metrics over all processes.
 
     `epoch` counts from 1 (it equals the epoch of the state beside it), `queries` is the total of reward evaluations,
-    `advantages` are after clipping.
+    `advantages` are after clipping; for regression they are its weights.
     `metrics` holds `reward_mean`, `reward_std`, `reward_min`, `reward_max`, `loss`, `grad_norm`, what the loss
-    function reports (`approx_kl`, `clip_fraction`, `ratio_mean`), `kl` where it is penalised, and `seconds_sampling`,
-    `seconds_reward`, `seconds_training`.
+    function reports (`approx_kl`, `clip_fraction`, `ratio_mean`, or `denoising_error`), `kl` where it is penalised,
+    and `seconds_sampling`, `seconds_reward`, `seconds_training`.
     """
 
     epoch: int

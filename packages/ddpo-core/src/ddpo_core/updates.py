@@ -1,54 +1,55 @@
 """Optimizer updates: the gradients of many micro-batches, averaged, clipped and applied."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddpo_core.batches import Batch, Pairs, choose_pairs, gather_batch, split_pairs
 from ddpo_core.config import FitConfig
 from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import NonFiniteError
-from ddpo_core.losses import kl_penalty
-from ddpo_core.sampling import transition_log_prob
-from ddpo_core.types import LossFunction, Metrics, Optimizer, Params, Policy, Progress, TrainState, Trajectories
+from ddpo_core.objectives import Objective, Share, as_objective
+from ddpo_core.rows import map_rows, split_rows
+from ddpo_core.types import LossFunction, Metrics, Optimizer, Policy, Progress, Rows, TrainState, Trajectories
 
 
 def train_step(
     state: TrainState,
     trajectories: Trajectories,
     advantages: Float[Tensor, " batch"],
-    pairs: Pairs,
+    rows: Rows,
     *,
     policy: Policy,
     optimizer: Optimizer,
-    loss_fn: LossFunction,
+    loss_fn: LossFunction | Objective,
     config: FitConfig,
     progress: Progress | None = None,
     processes: Processes = SINGLE,
 ) -> tuple[TrainState, Metrics]:
-    """Make one optimizer update from the mean loss over `pairs`.
+    """Make one optimizer update from the mean loss over `rows`.
 
     Args:
         state: The state to update; not changed.
         trajectories: What was sampled, on the policy's device.
-        advantages: One per trajectory, clipped already.
-        pairs: The (sample, step) pairs to train, on the policy's device (`choose_pairs`).
+        advantages: One per trajectory, clipped already; or its weight, for regression.
+        rows: What to train, on the policy's device: `Pairs` of (sample, step) for a loss of log-probabilities, and
+            what `choose` gives for another objective.
         policy: The policy that was sampled.
         optimizer: The optimizer of the state.
-        loss_fn: For instance `ddpo_is_loss`.
+        loss_fn: For instance `ddpo_is_loss`, or an objective.
         config: Its `micro_batch_size`, `max_grad_norm` and `kl_weight` are used.
         progress: Told after every micro-batch.
-        processes: The processes whose gradients are averaged; every one of them brings equally many pairs.
+        processes: The processes whose gradients are averaged, all with equal weight.
 
     Returns:
         The new state, and the metrics as scalar tensors on the device: nothing here waits for it.
 
     Example:
         >>> from ddpo_core import adamw, ddpo_sf_loss, init, sample_trajectories, toy
+        >>> from ddpo_core.batches import Pairs
         >>> policy, optimizer = toy.policy(), adamw(1e-3)
         >>> state = init(policy, optimizer, seed=0)
         >>> sampled = sample_trajectories(policy, state.params, ["left", "right"], num_steps=4, seeds=[0, 1])
@@ -58,18 +59,18 @@ def train_step(
         >>> sorted(metrics)
         ['approx_kl', 'grad_norm', 'loss', 'ratio_mean']
     """
-    total = len(pairs.samples)
+    objective, total = as_objective(loss_fn), len(rows[0])
     leaves = {name: leaf.detach().requires_grad_() for name, leaf in state.params.items()}
     gradients: Sequence[Tensor] = [torch.zeros_like(leaf) for leaf in state.params.values()]
     metrics: Metrics = {}
     done = 0
-    for part in split_pairs(pairs, config.micro_batch_size):
-        batch, share = gather_batch(trajectories, advantages, part), len(part.samples) / total
-        loss, logged = _loss(policy, leaves, batch, loss_fn, config.kl_weight)
+    for part in split_rows(rows, config.micro_batch_size):
+        share = len(part[0]) / total
+        loss, logged = objective.loss(policy, leaves, trajectories, advantages, part, config)
         partial = torch.autograd.grad(loss * share, list(leaves.values()), materialize_grads=True)
         gradients = [gradient + more for gradient, more in zip(gradients, partial, strict=True)]
         metrics = _add(metrics, {"loss": loss.detach(), **logged}, share)
-        done += len(part.samples)
+        done += len(part[0])
         if progress is not None:
             progress("training", done, total)
     clipped, grad_norm = _clip(processes.average(gradients), config.max_grad_norm)
@@ -78,88 +79,86 @@ def train_step(
 
 
 def choose_updates(
-    steps: Sequence[int], owned: Sequence[int], *, seed: int, epoch: int, config: FitConfig
-) -> tuple[Pairs, ...]:
-    """Choose the pairs of every update of an epoch; samples are independent, so updates take them in order.
+    objective: Objective,
+    policy: Policy,
+    trajectories: Trajectories,
+    weights: Float[Tensor, " batch"],
+    *,
+    owned: Sequence[int],
+    seed: int,
+    epoch: int,
+    config: FitConfig,
+) -> Iterator[Rows]:
+    """Choose the rows of every update of an epoch, one after the other.
+
+    Samples are independent, so updates take them in order.
 
     Args:
-        steps: The steps that can be trained.
+        objective: What is trained.
+        policy: The policy that was sampled.
+        trajectories: What was sampled.
+        weights: One per trajectory, on the CPU.
         owned: The global index of every trajectory of this process.
         seed: The seed of the run.
         epoch: The epoch, from 0.
-        config: Its `updates_per_epoch` and `timestep_fraction` are used.
+        config: Its `updates_per_epoch` and `passes_per_epoch` are used, and what the objective uses.
 
     Example:
-        >>> config = FitConfig(samples_per_epoch=4, updates_per_epoch=2)
-        >>> [pairs.samples.tolist() for pairs in choose_updates([0], range(4), seed=0, epoch=0, config=config)]
+        >>> from ddpo_core import ddpo_sf_loss, sample_trajectories, toy
+        >>> policy = toy.policy()
+        >>> sampled = sample_trajectories(policy, policy.params, ["left"] * 4, num_steps=2, seeds=range(4))
+        >>> updates = choose_updates(as_objective(ddpo_sf_loss), policy, sampled, torch.ones(4), owned=range(4), seed=0,
+        ...                          epoch=0, config=FitConfig(num_steps=2, updates_per_epoch=2))
+        >>> [pairs.samples.tolist() for pairs in updates]
         [[0, 1], [2, 3]]
     """
     share = len(owned) // config.updates_per_epoch
-    return tuple(
-        choose_pairs(
-            range(start, start + share),
-            steps,
-            fraction=config.timestep_fraction,
-            seed=seed,
-            epoch=epoch,
-            indices=owned[start : start + share],
-        )
-        for start in range(0, len(owned), share)
-    )
+    for pass_index in range(config.passes_per_epoch):
+        for start in range(0, len(owned), share):
+            samples = range(start, start + share)
+            own = Share(samples, owned[start : start + share], seed, epoch, pass_index)
+            yield objective.choose(policy, trajectories, weights, own, config)
 
 
 def train_updates(
     state: TrainState,
     trajectories: Trajectories,
     advantages: Tensor,
-    updates: Sequence[Pairs],
+    updates: Iterable[Rows],
     *,
     policy: Policy,
     optimizer: Optimizer,
-    loss_fn: LossFunction,
+    loss_fn: LossFunction | Objective,
     config: FitConfig,
     progress: Progress | None = None,
     processes: Processes = SINGLE,
 ) -> tuple[TrainState, Mapping[str, float]]:
-    """Make one update after the other from the pairs of each, and average their metrics on the host.
+    """Make one update after the other from the rows of each, and average their metrics on the host.
 
-    The other arguments are those of `train_step`; `advantages` and pairs may be on any device.
+    The other arguments are those of `train_step`; `advantages` and rows may be on any device.
 
     Raises:
         NonFiniteError: If a metric or a parameter is NaN or infinite.
     """
     device = trajectories.latents.device
     on_device = advantages.to(device, non_blocking=True)
+    objective, total = as_objective(loss_fn), config.updates_per_epoch * config.passes_per_epoch
     logged = []
-    for update, pairs in enumerate(updates):
+    for update, rows in enumerate(updates):
         state, metrics = train_step(
             state,
             trajectories,
             on_device,
-            Pairs(*(index.to(device, non_blocking=True) for index in pairs)),
+            map_rows(lambda tensor: tensor.to(device, non_blocking=True), rows),
             policy=policy,
             optimizer=optimizer,
-            loss_fn=loss_fn,
+            loss_fn=objective,
             config=config,
-            progress=None if progress is None else _offset(progress, update, len(updates)),
+            progress=None if progress is None else _offset(progress, update, total),
             processes=processes,
         )
         logged.append(metrics)
     return state, _check_finite(state, _read(logged, processes))
-
-
-def _loss(
-    policy: Policy, leaves: Params, batch: Batch, loss_fn: LossFunction, kl_weight: float
-) -> tuple[Tensor, Metrics]:
-    transition = policy.transition(leaves, batch.latents, batch.step, batch.conditioning)
-    log_probs = transition_log_prob(transition, batch.next_latents)
-    loss, metrics = loss_fn(log_probs, batch.old_log_probs, batch.advantages)
-    if kl_weight == 0:
-        return loss, metrics
-    with torch.no_grad():
-        reference = policy.transition(policy.params, batch.latents, batch.step, batch.conditioning)
-    kl = kl_penalty(transition.mean, reference.mean, transition.std)
-    return loss + kl_weight * kl, {**metrics, "kl": kl.detach()}
 
 
 def _add(totals: Mapping[str, Tensor], metrics: Mapping[str, Tensor], share: float) -> Metrics:

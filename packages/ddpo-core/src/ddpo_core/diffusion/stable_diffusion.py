@@ -130,7 +130,8 @@ def stable_diffusion_policy(
             prediction_type=scheduler.config.prediction_type,
         )
 
-    return Policy(params, timesteps, encode, noise, transition, _decoder(pipeline.vae, dtype), error)
+    decode = _decoder(pipeline.vae, dtype)
+    return Policy(params, timesteps, encode, noise, transition, decode, error, len(alphas))
 
 
 def _network(unet: Any, dtype: torch.dtype) -> Network:

@@ -1,0 +1,229 @@
+"""Objectives: policy gradients are those of the expected reward, and regression imitates the better samples."""
+
+from functools import partial
+from itertools import islice
+
+import pytest
+import torch
+
+from ddpo_core import (
+    DDPOError,
+    FitConfig,
+    adamw,
+    ddpo_is_loss,
+    ddpo_sf_loss,
+    fit,
+    init,
+    policy_gradient,
+    replay_log_probs,
+    rwr,
+    rwr_per_prompt,
+    rwr_weights,
+    sample_trajectories,
+    sparse_rwr_weights,
+    toy,
+    train_step,
+)
+from ddpo_core.objectives import Share
+from ddpo_core.randomness import gaussian_noise
+from ddpo_core.types import Policy, Timesteps, Transition
+
+SHRINK, STD, STEPS = 0.8, 0.5, 3
+SMALL = FitConfig(num_steps=4, samples_per_epoch=16, updates_per_epoch=2, stats_min_count=4)
+
+
+def gaussian_chain() -> Policy:
+    """x' = 0.8 x + shift + 0.5 z from x ~ N(0, 1): everything about it is known in closed form."""
+
+    def timesteps(num_steps):
+        column = torch.ones(num_steps)
+        return Timesteps(torch.arange(num_steps), *[column] * 5, STD * column)
+
+    def transition(params, latents, step, conditioning):
+        return Transition(SHRINK * latents + params["shift"], step.std[:, None])
+
+    return Policy(
+        {"shift": torch.tensor([0.3])},
+        timesteps,
+        lambda prompts: torch.zeros(len(prompts), 1),
+        lambda seeds, num_steps: gaussian_noise(seeds, (num_steps + 1, 1)),
+        transition,
+        lambda latents: latents,
+    )
+
+
+def _chain_gradients(loss_fn, batches=40, size=500):
+    """Estimate the gradient of minus the expected reward, one estimate per batch, for the reward -(x - 1)^2."""
+    policy, estimates = gaussian_chain(), []
+    for batch in range(batches):
+        seeds = range(batch * size, (batch + 1) * size)
+        sampled = sample_trajectories(policy, policy.params, ["x"] * size, num_steps=STEPS, seeds=seeds)
+        rewards = -(sampled.latents[:, -1, 0] - 1).square()
+        leaves = {"shift": policy.params["shift"].clone().requires_grad_()}
+        replayed = replay_log_probs(policy, leaves, sampled, range(STEPS))
+        # The loss is a mean over steps, the policy gradient a sum.
+        repeated = rewards.repeat_interleave(STEPS)
+        loss = STEPS * loss_fn(replayed.flatten(), sampled.log_probs.flatten(), repeated)[0]
+        estimates.append(torch.autograd.grad(loss, leaves["shift"])[0])
+    return torch.cat(estimates)
+
+
+def test_the_policy_gradient_is_unbiased():
+    # x_0 has mean m = shift (1 + 0.8 + 0.64) and a variance without the shift, so E[-(x_0 - 1)^2] has the derivative
+    # -2 (m - 1) dm/dshift, and the loss its negative.
+    reach = 1 + SHRINK + SHRINK**2
+    exact = 2 * (0.3 * reach - 1) * reach
+    estimates = _chain_gradients(ddpo_sf_loss)
+    standard_error = estimates.std() / len(estimates) ** 0.5
+    assert standard_error < 0.1 * abs(exact)
+    assert abs(estimates.mean() - exact) < 4 * standard_error
+
+
+def test_importance_sampling_has_the_same_gradient_on_policy():
+    torch.testing.assert_close(_chain_gradients(ddpo_is_loss, 2), _chain_gradients(ddpo_sf_loss, 2))
+
+
+def test_the_gradient_of_replayed_log_probabilities_is_a_finite_difference():
+    # In float64, on the chain: log-probabilities are float32, so a difference of 0.01 leaves three digits.
+    policy = gaussian_chain()
+    sampled = sample_trajectories(policy, policy.params, ["x"] * 4, num_steps=STEPS, seeds=range(4))
+
+    def total(shift):
+        return replay_log_probs(policy, {"shift": shift}, sampled, range(STEPS)).sum()
+
+    leaf = torch.tensor([0.3], requires_grad=True)
+    (gradient,) = torch.autograd.grad(total(leaf), leaf)
+    difference = (total(torch.tensor([0.31])) - total(torch.tensor([0.29]))) / 0.02
+    torch.testing.assert_close(gradient[0], difference, rtol=1e-3, atol=1e-3)
+
+
+def _rows(objective, weights, config=SMALL, pass_index=0):
+    policy, prompts = toy.policy(), ["left"] * len(weights)
+    sampled = sample_trajectories(policy, policy.params, prompts, num_steps=4, seeds=range(len(weights)))
+    share = Share(range(len(weights)), range(10, 10 + len(weights)), 0, 0, pass_index)
+    return sampled, objective.choose(policy, sampled, weights, share, config)
+
+
+def test_regression_draws_as_many_times_as_a_policy_gradient_trains_steps():
+    config = SMALL.model_copy(update={"timestep_fraction": 0.5})
+    sampled, draws = _rows(rwr(), torch.ones(2), config)
+    assert draws.samples.tolist() == [0, 0, 1, 1]
+    assert draws.noise.shape == (4, *sampled.latents.shape[2:])
+    assert 0 <= draws.time.min() <= draws.time.max() < 100
+
+
+def test_regression_draws_anew_in_every_pass_and_the_same_again():
+    first, again, second = (_rows(rwr(), torch.ones(2), pass_index=place)[1] for place in (0, 0, 1))
+    assert torch.equal(first.noise, again.noise)
+    assert torch.equal(first.time, again.time)
+    assert not torch.isin(first.noise, second.noise).any()
+
+
+@pytest.mark.parametrize("weights", [[0.0, 2.0, 0.0, 2.0], [0.0] * 4])
+def test_samples_of_weight_0_cost_nothing_and_change_nothing(weights):
+    policy, objective = toy.policy(), rwr()
+    weights = torch.tensor(weights)
+    sampled, kept = _rows(objective, weights)
+    # With tiny instead of no weights every sample is drawn, and the mean is the same.
+    _, every = _rows(objective, weights.clamp(min=1e-20))
+    assert len(kept.samples) == 4 * max(1, int((weights > 0).sum()))
+    assert len(every.samples) == 16
+    losses = [objective.loss(policy, policy.params, sampled, weights, rows, SMALL)[0] for rows in (kept, every)]
+    torch.testing.assert_close(*losses)
+
+
+def test_an_update_of_regression_is_the_gradient_of_the_weighted_error():
+    policy = toy.policy()
+    descend = adamw(1e-3)._replace(
+        update=lambda gradients, state, params: ({name: params[name] - gradients[name] for name in params}, state)
+    )
+    state, weights = init(policy, descend, seed=0), torch.tensor([0.5, 1.5])
+    sampled, draws = _rows(rwr(), weights)
+    config = SMALL.model_copy(update={"micro_batch_size": 3, "max_grad_norm": 1e9})
+    after, metrics = train_step(
+        state, sampled, weights, draws, policy=policy, optimizer=descend, loss_fn=rwr(), config=config
+    )
+    leaves = {name: leaf.clone().requires_grad_() for name, leaf in state.params.items()}
+    clean, centres = sampled.latents[draws.samples, -1], torch.tensor([[-1.0, 0.0]]).expand(8, 2)
+    errors = policy.denoising_error(leaves, clean, draws.noise, draws.time, centres)
+    loss = (weights[draws.samples] * errors).mean()
+    gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+    torch.testing.assert_close(metrics["loss"], loss.detach())
+    torch.testing.assert_close(metrics["denoising_error"], errors.detach().mean())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(state.params[name] - after.params[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        rwr(partial(rwr_weights, inverse_temperature=2.0)),
+        rwr_per_prompt(partial(rwr_weights, inverse_temperature=2.0)),
+        rwr_per_prompt(partial(sparse_rwr_weights, fraction=0.25)),
+    ],
+    ids=["dense", "per prompt", "sparse"],
+)
+def test_the_toy_learns_by_regression(objective):
+    config = FitConfig(
+        num_steps=8, samples_per_epoch=128, samples_per_prompt=32, sample_batch_size=128, micro_batch_size=256
+    )
+    policy, optimizer = toy.policy(), adamw(1e-2)
+    state = init(policy, optimizer, seed=0)
+    epochs = fit(
+        state,
+        policy=policy,
+        optimizer=optimizer,
+        reward_fn=toy.reward,
+        prompts=["left", "right"],
+        loss_fn=objective,
+        config=config,
+    )
+    scores = [info.metrics["reward_mean"] for _, info in islice(epochs, 12)]
+    assert scores[-1] > scores[0] + 0.3
+
+
+def test_weights_are_softmax_over_the_epoch_or_within_prompts():
+    rewards, prompts = torch.tensor([0.0, 10.0, 0.0, 10.0]), ["a", "b", "a", "b"]
+    stats = {"a": (1.0,)}
+    kept, dense = rwr().weigh(stats, prompts, rewards, SMALL)
+    assert kept == stats
+    torch.testing.assert_close(dense, rwr_weights(rewards))
+    assert rwr_per_prompt().weigh({}, prompts, rewards, SMALL)[1].tolist() == [1, 1, 1, 1]
+
+
+def test_advantages_are_taken_over_what_the_configuration_says():
+    # Group: "a" has 1 and 3, "b" has 10 and 10. Epoch: mean 6, deviations -5, -3, 4, 4, so the variance is 66 / 4.
+    rewards, prompts = torch.tensor([1.0, 3.0, 10.0, 10.0]), ["a", "a", "b", "b"]
+    expected = {"group": [-1.0, 1.0, 0.0, 0.0], "epoch": [value / 16.5**0.5 for value in (-5, -3, 4, 4)]}
+    for baseline, advantages in expected.items():
+        config = FitConfig(advantage_baseline=baseline, samples_per_prompt=2, advantage_clip=10)
+        stats, weights = policy_gradient(ddpo_sf_loss).weigh({}, prompts, rewards, config)
+        assert stats == {}
+        torch.testing.assert_close(weights, torch.tensor(advantages), rtol=1e-5, atol=1e-6)
+
+
+def test_a_window_of_steps_moves_with_the_epochs():
+    config = SMALL.model_copy(update={"timestep_window": 2, "timestep_window_epochs": 3})
+    policy = toy.policy()
+    sampled = sample_trajectories(policy, policy.params, ["left"], num_steps=4, seeds=[0])
+    objective = policy_gradient(ddpo_sf_loss)
+    steps = [
+        objective.choose(policy, sampled, torch.ones(1), Share([0], [0], 0, epoch, 0), config).steps.tolist()
+        for epoch in (0, 2, 3, 6)
+    ]
+    # Three steps are stochastic, so a window of two has two places.
+    assert steps == [[0, 1], [0, 1], [1, 2], [0, 1]]
+
+
+def test_what_regression_cannot_train_is_one_clear_line():
+    policy = toy.policy()._replace(denoising_error=None)
+    with pytest.raises(DDPOError, match="this policy has no denoising_error"):
+        rwr().check(policy, SMALL)
+    with pytest.raises(DDPOError, match="options of policy gradients: want both 0"):
+        rwr().check(toy.policy(), SMALL.model_copy(update={"kl_weight": 0.1}))
+
+
+def test_regression_trains_a_policy_without_noise():
+    rwr().check(toy.policy(eta=0.0), SMALL)
+    with pytest.raises(DDPOError, match="nothing to train"):
+        policy_gradient(ddpo_sf_loss).check(toy.policy(eta=0.0), SMALL)
