@@ -16,6 +16,8 @@ from loop import Recipe, train
 RECIPE = Recipe(name="denoiser", num_steps=9_000, batch_size=32, learning_rate=1e-3)
 _TEXT_WIDTH = 128
 _EMPTY_CAPTIONS = 0.1
+_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+_LEAST_ALPHA = 1e-4
 
 
 class Denoiser(nn.Module):
@@ -54,17 +56,22 @@ class Denoiser(nn.Module):
 
 
 def build_scheduler() -> DDIMScheduler:
-    """The noise schedule of Stable Diffusion, brought to zero signal at the last timestep; predicts velocity."""
+    """The noise schedule of Stable Diffusion, brought to almost no signal at the last timestep; predicts velocity.
+
+    Without signal a sampler that starts from noise starts where training did, so white backgrounds come out white (Lin
+    et al. 2023). Not to zero: there diffusers takes the square root of a rounding error when `eta` is 1.
+    """
+    zero_snr = DDIMScheduler(**_SCHEDULE, rescale_betas_zero_snr=True)
+    alphas = zero_snr.alphas_cumprod.double().clamp(min=_LEAST_ALPHA)
+    before = torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
     return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
+        **_SCHEDULE,
+        trained_betas=(1 - alphas / before).tolist(),
         clip_sample=False,
         set_alpha_to_one=True,
         steps_offset=1,
         prediction_type="v_prediction",
         timestep_spacing="trailing",
-        rescale_betas_zero_snr=True,
     )
 
 

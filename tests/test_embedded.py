@@ -1,0 +1,98 @@
+"""The embedded model: what it is, what it draws, and that the main job runs on it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import inflect
+import pytest
+import torch
+
+from ddpo_cli.config import resolve
+from ddpo_core import evaluate, load_policy, prompt_set
+from ddpo_core.emoji import pipeline_path
+from ddpo_core.emoji.judge import load_judge, recognised_share
+from ddpo_core.emoji.words import ANIMALS, UNSEEN_ANIMALS
+
+SAMPLES_PER_ANIMAL = 3
+
+
+def no_reward(images, prompts, metadata):
+    return torch.zeros(len(images)), {}
+
+
+def share_recognised(words) -> float:
+    """Sample as `ddpo train` does by default, on seeds that no training uses."""
+    config = resolve(None, {})
+    policy = load_policy(config.model, guidance_scale=config.guidance_scale, eta=config.eta)
+    repeated = [word for word in words for _ in range(SAMPLES_PER_ANIMAL)]
+    prompts = [inflect.engine().a(word) for word in repeated]
+    drawn = evaluate(
+        policy,
+        policy.params,
+        no_reward,
+        prompts,
+        num_steps=config.fit.num_steps,
+        seeds=range(10**6, 10**6 + len(prompts)),
+        batch_size=32,
+    )
+    return recognised_share(load_judge(), drawn.images, repeated)
+
+
+def test_the_judge_recognises_most_samples_of_the_45_animals():
+    assert share_recognised(ANIMALS) >= 0.85
+
+
+def test_the_judge_recognises_most_samples_of_the_unseen_animals():
+    assert share_recognised(UNSEEN_ANIMALS) >= 0.70
+
+
+def test_the_default_prompts_are_the_45_animals():
+    assert len(prompt_set("simple_animals").prompts) == len(ANIMALS) == 45
+
+
+def test_the_pipeline_takes_at_most_25_megabytes():
+    assert sum(file.stat().st_size for file in pipeline_path().rglob("*")) <= 25e6
+
+
+def test_diffusers_loads_the_pipeline_and_draws_64_pixels():
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(pipeline_path())
+    pipeline.set_progress_bar_config(disable=True)
+    (image,) = pipeline("a fox", num_inference_steps=4, guidance_scale=1.0).images
+    assert image.size == (64, 64)
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("main job")
+    options = ["--epochs", "2", "--samples-per-epoch", "8", "--updates-per-epoch", "2", "--output", "run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ddpo_cli", "train", *options], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def test_the_main_job_leaves_a_whole_run_folder(short_run):
+    rows = [json.loads(line) for line in (short_run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert all(row["reward_mean"] < 0 for row in rows)
+    for part in ("config.toml", "samples/epoch-0000.png", "samples/before-after.png", "checkpoints/epoch-000002"):
+        assert (short_run / part).exists(), part
+
+
+def test_diffusers_loads_the_lora_of_the_run_and_draws_what_it_learnt(short_run):
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(pipeline_path())
+    pipeline.set_progress_bar_config(disable=True)
+    pictures = []
+    for _ in range(2):
+        generator = torch.Generator().manual_seed(0)
+        drawn = pipeline("a fox", num_inference_steps=4, guidance_scale=1.0, generator=generator, output_type="pt")
+        pictures.append(drawn.images)
+        pipeline.load_lora_weights(short_run / "lora")
+    assert not torch.equal(*pictures)
