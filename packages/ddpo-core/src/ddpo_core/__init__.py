@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from ddpo_core.config import FitConfig, parse_config
     from ddpo_core.diffusion.lora import save_lora
     from ddpo_core.diffusion.stable_diffusion import load_policy
-    from ddpo_core.errors import CheckpointError, DDPOError, NonFiniteError, ScoreError
+    from ddpo_core.distributed import Processes, processes_from_environment
+    from ddpo_core.errors import CheckpointError, DDPOError, NonFiniteError, ProcessError, ScoreError
     from ddpo_core.evaluation import Evaluation, evaluate, image_grid
     from ddpo_core.losses import ddpo_is_loss, ddpo_sf_loss, kl_penalty, rwr_loss
     from ddpo_core.objectives import Objective, policy_gradient
@@ -31,7 +32,8 @@ _MODULES = {
     "config": ("FitConfig", "parse_config"),
     "diffusion.lora": ("save_lora",),
     "diffusion.stable_diffusion": ("load_policy",),
-    "errors": ("CheckpointError", "DDPOError", "NonFiniteError", "ScoreError"),
+    "distributed": ("Processes", "processes_from_environment"),
+    "errors": ("CheckpointError", "DDPOError", "NonFiniteError", "ProcessError", "ScoreError"),
     "evaluation": ("Evaluation", "evaluate", "image_grid"),
     "losses": ("ddpo_is_loss", "ddpo_sf_loss", "kl_penalty", "rwr_loss"),
     "objectives": ("Objective", "policy_gradient"),
@@ -57,6 +59,8 @@ __all__ = [
     "Optimizer",
     "Params",
     "Policy",
+    "ProcessError",
+    "Processes",
     "PromptSet",
     "ScoreError",
     "Timesteps",
@@ -78,6 +82,7 @@ __all__ = [
     "load_policy",
     "parse_config",
     "policy_gradient",
+    "processes_from_environment",
     "prompt_set",
     "replay_log_probs",
     "rwr",

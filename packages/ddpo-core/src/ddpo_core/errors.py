@@ -13,5 +13,9 @@ class NonFiniteError(DDPOError):
     """A loss, gradient, parameter, image or score is NaN or infinite; the state before it is intact."""
 
 
+class ProcessError(DDPOError):
+    """Another process of a run has failed; the text is that of its own error."""
+
+
 class ScoreError(DDPOError):
     """A reward returned something that is not one finite number per image."""

@@ -175,7 +175,7 @@ def train_epoch(
     after = replace(
         trained, prompt_stats=stats, epoch=state.epoch + 1, queries=state.queries + config.samples_per_epoch
     )
-    return after, _describe(after, rollout, own_advantages, {**_summarise(scores), **metrics, **seconds})
+    return after, _describe(after, rollout, owned, own_advantages, {**_summarise(scores), **metrics, **seconds})
 
 
 def _check_shares(config: FitConfig, processes: Processes) -> None:
@@ -194,7 +194,9 @@ def _summarise(scores: Float[Tensor, " batch"]) -> dict[str, float]:
     return {name: value.item() for name, value in zip(names, summary, strict=True)}
 
 
-def _describe(state: TrainState, rollout: Rollout, advantages: Tensor, metrics: Mapping[str, float]) -> EpochInfo:
+def _describe(
+    state: TrainState, rollout: Rollout, owned: Sequence[int], advantages: Tensor, metrics: Mapping[str, float]
+) -> EpochInfo:
     return EpochInfo(
         state.epoch,
         state.queries,
@@ -205,4 +207,5 @@ def _describe(state: TrainState, rollout: Rollout, advantages: Tensor, metrics: 
         advantages,
         rollout.info,
         metrics,
+        tuple(owned),
     )

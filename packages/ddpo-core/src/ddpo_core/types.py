@@ -132,6 +132,7 @@ class TrainState:
 class EpochInfo:
     """What one epoch saw and did: the samples of this process in order, on the CPU, and metrics over all processes.
 
+    `indices` are the places of these samples among those of all processes.
     `epoch` counts from 1 (it equals the epoch of the state beside it), `queries` is the total of reward evaluations,
     `advantages` are after clipping; for regression they are its weights.
     `metrics` holds `reward_mean`, `reward_std`, `reward_min`, `reward_max`, `loss`, `grad_norm`, what the loss
@@ -148,3 +149,4 @@ class EpochInfo:
     advantages: Float[Tensor, " batch"]
     info: Mapping[str, Sequence[Any]]
     metrics: Mapping[str, float]
+    indices: tuple[int, ...] = ()

@@ -1,0 +1,69 @@
+"""One process of a run of several, started by `test_distributed.py` as torchrun would start it.
+
+The argument is a JSON object: how many epochs, the folder to write to, a checkpoint to go on from, the objective, and
+in which process and how the reward fails in the second epoch.
+"""
+
+import json
+import os
+import signal
+import sys
+from itertools import islice
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from ddpo_core import (
+    DDPOError,
+    FitConfig,
+    adamw,
+    ddpo_is_loss,
+    fit,
+    init,
+    load_checkpoint,
+    processes_from_environment,
+    rwr_per_prompt,
+    save_checkpoint,
+    toy,
+)
+
+CONFIG = FitConfig(num_steps=4, samples_per_epoch=16, updates_per_epoch=2, sample_batch_size=4, stats_min_count=4)
+OBJECTIVES = {"policy gradient": ddpo_is_loss, "regression": rwr_per_prompt()}
+
+
+def run(job, processes):
+    """Train; the writer saves the last state, every process what it drew in the last epoch."""
+    policy, optimizer, calls = toy.policy(), adamw(1e-2), []
+
+    def reward(points, prompts, metadata):
+        calls.append(len(points))
+        if job.get("fails") == processes.rank and sum(calls) > CONFIG.samples_per_epoch // processes.size:
+            if job["how"] == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise DDPOError("the reward broke")
+        return toy.reward(points, prompts, metadata)
+
+    start = job.get("start")
+    epochs = fit(
+        load_checkpoint(start, policy, optimizer) if start else init(policy, optimizer, seed=0),
+        policy=policy,
+        optimizer=optimizer,
+        reward_fn=reward,
+        prompts=["left", "right"],
+        loss_fn=OBJECTIVES[job["objective"]],
+        config=CONFIG,
+        processes=processes,
+    )
+    *_, (state, info) = islice(epochs, job["epochs"])
+    folder = Path(job["folder"])
+    folder.mkdir(exist_ok=True)
+    drawn = {str(index): point.clone() for index, point in zip(info.indices, info.images, strict=True)}
+    save_file(drawn, folder / f"process-{processes.rank}.safetensors")
+    if processes.is_writer:
+        save_checkpoint(folder / "checkpoint", state)
+
+
+if __name__ == "__main__":
+    with processes_from_environment() as processes:
+        for job in json.loads(sys.argv[1]):
+            run(job, processes)

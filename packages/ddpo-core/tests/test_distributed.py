@@ -1,0 +1,136 @@
+"""Several processes make the update of one, and fall together. They are real ones, on gloo."""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ddpo_core import DDPOError, adamw, load_checkpoint, processes_from_environment, toy
+from ddpo_core.distributed import SINGLE
+
+PROCESS = Path(__file__).with_name("process.py")
+
+
+def start(jobs, size=2):
+    """Run jobs in `size` processes; returns the exit code and errors of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {**os.environ, "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared["OMP_NUM_THREADS"] = "1"
+    running = [
+        subprocess.Popen(
+            [sys.executable, PROCESS, json.dumps(jobs)],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+    return [(process.communicate(timeout=300)[1], process.returncode) for process in running]
+
+
+def run_here(jobs):
+    """Run the same jobs in this process alone."""
+    spec = importlib.util.spec_from_file_location("process", PROCESS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for job in jobs:
+        module.run(job, SINGLE)
+
+
+def assert_same_run(first, second):
+    states = [load_checkpoint(folder / "checkpoint", toy.policy(), adamw(1e-2)) for folder in (first, second)]
+    assert states[0].epoch == states[1].epoch
+    for name, leaf in states[0].params.items():
+        torch.testing.assert_close(states[1].params[name], leaf, rtol=1e-4, atol=1e-5)
+    drawn = [
+        {name: point for file in folder.glob("process-*") for name, point in load_file(file).items()}
+        for folder in (first, second)
+    ]
+    assert drawn[0].keys() == drawn[1].keys() == {str(index) for index in range(16)}
+    for index, point in drawn[0].items():
+        torch.testing.assert_close(drawn[1][index], point, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Every objective once here and once in two processes; and one run that changes from one to two and back."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def job(name, objective="policy gradient", epochs=3, begin=None):
+        start = None if begin is None else str(folder / begin / "checkpoint")
+        return {"folder": str(folder / name), "objective": objective, "epochs": epochs, "start": start}
+
+    names = {"gradient": "policy gradient", "regression": "regression"}
+    run_here([*(job(f"{name}-1", objective) for name, objective in names.items()), job("changing-1", epochs=1)])
+    done = start(
+        [
+            *(job(f"{name}-2", objective) for name, objective in names.items()),
+            job("changing-2", epochs=1, begin="changing-1"),
+        ]
+    )
+    assert [code for _, code in done] == [0, 0], done
+    run_here([job("changing-3", epochs=1, begin="changing-2")])
+    return folder
+
+
+@pytest.mark.parametrize("objective", ["gradient", "regression"])
+def test_two_processes_draw_the_samples_and_make_the_updates_of_one(runs, objective):
+    assert_same_run(runs / f"{objective}-1", runs / f"{objective}-2")
+
+
+def test_a_run_goes_on_with_two_processes_and_with_one_again(runs):
+    assert_same_run(runs / "gradient-1", runs / "changing-3")
+
+
+def test_only_one_process_writes(runs):
+    assert sorted(path.name for path in (runs / "gradient-2").iterdir()) == [
+        "checkpoint",
+        "process-0.safetensors",
+        "process-1.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("culprit", [0, 1])
+def test_a_failing_process_ends_all_with_its_own_error(tmp_path, culprit):
+    job = {"folder": str(tmp_path / "run"), "objective": "policy gradient", "epochs": 3}
+    done = start([{**job, "fails": culprit, "how": "raises"}])
+    assert all(code == 1 for _, code in done)
+    assert "DDPOError: the reward broke" in done[culprit][0]
+    assert f"ProcessError: process {culprit} of 2 failed: the reward broke" in done[1 - culprit][0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_killed_process_ends_all(tmp_path):
+    job = {"folder": str(tmp_path / "run"), "objective": "policy gradient", "epochs": 3}
+    done = start([{**job, "fails": 1, "how": "killed"}])
+    assert done[1][1] == -9
+    assert done[0][1] == 1
+    assert "ProcessError: another process ended without a word" in done[0][0]
+
+
+@pytest.mark.parametrize("environment", [{}, {"RANK": "0", "WORLD_SIZE": "1"}])
+def test_without_others_there_is_one_process(environment):
+    with processes_from_environment(environment) as processes:
+        assert processes == SINGLE
+        assert processes.is_writer
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "the environment has RANK=None: want a whole number; start with torchrun"),
+        ({"WORLD_SIZE": "two", "RANK": "0"}, "WORLD_SIZE='two'"),
+    ],
+)
+def test_half_an_environment_is_one_clear_line(environment, message):
+    with pytest.raises(DDPOError, match=message), processes_from_environment(environment):
+        pass
