@@ -31,6 +31,11 @@ class FitConfig(BaseModel):
     )
     passes_per_epoch: PositiveInt = Field(1, description="how often an epoch's samples are trained on")
     sample_batch_size: PositiveInt = Field(8, description="samples denoised at once")
+    reward_workers: int | None = Field(
+        None,
+        ge=0,
+        description="threads that score while the next batch is sampled; 0: none; unset: 1 with a GPU, none without",
+    )
     micro_batch_size: PositiveInt = Field(
         8, description="(sample, step) pairs in one forward and backward; keep it equal to sample_batch_size"
     )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from ddpo_core.rows import concatenate_rows
 from ddpo_core.sampling import sample_trajectories
 from ddpo_core.scoring import Info, score_images
 from ddpo_core.types import Conditioning, Params, Policy, Progress, RewardFunction, Trajectories
+from ddpo_core.workers import beside
 
 
 class Rollout(NamedTuple):
@@ -29,6 +31,14 @@ class Rollout(NamedTuple):
     seconds_reward: float
 
 
+class Scored(NamedTuple):
+    """The scores of a batch, and how long they took."""
+
+    scores: Float[Tensor, " batch"]
+    info: Info
+    seconds: float
+
+
 def roll_out(
     policy: Policy,
     params: Params,
@@ -38,6 +48,7 @@ def roll_out(
     seeds: Sequence[int],
     num_steps: int,
     batch_size: int,
+    reward_workers: int | None = 0,
     progress: Progress | None = None,
 ) -> Rollout:
     """Sample and score one image per prompt, `batch_size` at a time.
@@ -52,6 +63,8 @@ def roll_out(
         seeds: One noise seed per sample.
         num_steps: The number of denoising steps.
         batch_size: How many samples are denoised at once.
+        reward_workers: Threads that score finished batches while the next are sampled; 0 scores between them, and
+            None means 1 where the policy is on a GPU and 0 on a CPU.
         progress: Told after every batch.
 
     Raises:
@@ -65,14 +78,19 @@ def roll_out(
         >>> roll_out(policy, policy.params, toy.reward, prompts, seeds=[0, 1], num_steps=4, batch_size=2).scores.shape
         torch.Size([2])
     """
+    device = next(iter(params.values())).device
+    threads = int(device.type != "cpu") if reward_workers is None else reward_workers
     parts = []
-    for start in range(0, len(seeds), batch_size):
-        end = min(start + batch_size, len(seeds))
-        part = pick_prompts(prompts, range(start, end))
-        parts.append(_roll_out_batch(policy, params, reward_fn, part, seeds[start:end], num_steps))
-        if progress is not None:
-            progress("sampling", end, len(seeds))
-    return _join(parts)
+    with beside(threads, own_cores=device.type != "cpu") as submit:
+        for start in range(0, len(seeds), batch_size):
+            end = min(start + batch_size, len(seeds))
+            part = pick_prompts(prompts, range(start, end))
+            trajectories, images, seconds = _sample(policy, params, part, seeds[start:end], num_steps)
+            scoring = submit(partial(_score, reward_fn, images, part))
+            parts.append((trajectories, part, images, seconds, scoring))
+            if progress is not None:
+                progress("sampling", end, len(seeds))
+        return _join([_finish(*part) for part in parts])
 
 
 def draw_prompts(prompts: PromptSet, *, seed: int, epoch: int, indices: Sequence[int]) -> PromptSet:
@@ -107,21 +125,31 @@ def encode_once(encode: Callable[[Sequence[str]], Conditioning]) -> Callable[[Se
     return encode_remembered
 
 
-def _roll_out_batch(
-    policy: Policy,
-    params: Params,
-    reward_fn: RewardFunction,
-    prompts: PromptSet,
-    seeds: Sequence[int],
-    num_steps: int,
-) -> Rollout:
+def _sample(
+    policy: Policy, params: Params, prompts: PromptSet, seeds: Sequence[int], num_steps: int
+) -> tuple[Trajectories, Tensor, float]:
     start = time.perf_counter()
     trajectories = sample_trajectories(policy, params, prompts.prompts, num_steps=num_steps, seeds=seeds)
     with torch.no_grad():
         images = policy.decode(trajectories.latents[:, -1]).cpu()
-    sampled = time.perf_counter()
+    return trajectories, images, time.perf_counter() - start
+
+
+def _score(reward_fn: RewardFunction, images: Tensor, prompts: PromptSet) -> Scored:
+    start = time.perf_counter()
     scores, info = score_images(reward_fn, images, prompts.prompts, prompts.metadata)
-    return Rollout(trajectories, prompts, images, scores, info, sampled - start, time.perf_counter() - sampled)
+    return Scored(scores, info, time.perf_counter() - start)
+
+
+def _finish(
+    trajectories: Trajectories,
+    prompts: PromptSet,
+    images: Tensor,
+    seconds_sampling: float,
+    scoring: Callable[[], Scored],
+) -> Rollout:
+    scores, info, seconds_reward = scoring()
+    return Rollout(trajectories, prompts, images, scores, info, seconds_sampling, seconds_reward)
 
 
 def _join(parts: Sequence[Rollout]) -> Rollout:

@@ -140,6 +140,7 @@ def train_epoch(
         seeds=sample_seeds(state.seed, state.epoch, owned),
         num_steps=config.num_steps,
         batch_size=config.sample_batch_size,
+        reward_workers=config.reward_workers,
         progress=progress,
     )
     scores = processes.collect(rollout.scores, config.updates_per_epoch)

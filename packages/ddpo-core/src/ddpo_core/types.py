@@ -137,7 +137,7 @@ class EpochInfo:
     `advantages` are after clipping; for regression they are its weights.
     `metrics` holds `reward_mean`, `reward_std`, `reward_min`, `reward_max`, `loss`, `grad_norm`, what the loss
     function reports (`approx_kl`, `clip_fraction`, `ratio_mean`, or `denoising_error`), `kl` where it is penalised,
-    and `seconds_sampling`, `seconds_reward`, `seconds_training`.
+    and `seconds_sampling`, `seconds_reward`, `seconds_training` (the first two overlap where rewards have threads).
     """
 
     epoch: int
