@@ -1,6 +1,5 @@
 """The project's checks: `uv run nox` runs what CI runs, `uv run nox -l` lists everything."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +14,7 @@ ROOT = Path(__file__).parent
 PACKAGES = ["ddpo-core", "ddpo-rewards", "ddpo-cli"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 TEST_TOOLS = nox.project.dependency_groups(PROJECT, "test")
+PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
 LINT_TOOLS = nox.project.dependency_groups(PROJECT, "lint")
 
 
@@ -42,7 +42,7 @@ def alone(session: nox.Session, package: str) -> None:
     needed = PACKAGES if package == "ddpo-cli" else [package]
     _install(session, *_package_test_tools(package), *_editable(*needed))
     session.chdir(f"packages/{package}")
-    session.run("pytest", env=_quiet())
+    session.run("pytest", *PARALLEL, env=_quiet())
 
 
 @nox.session
@@ -69,9 +69,9 @@ def examples(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Test what crosses the packages, and the commands of the README."""
+    """Test everything at once: all three packages, what crosses them, and the README."""
     _install(session, *TEST_TOOLS, *_editable(*PACKAGES))
-    session.run("pytest", "tests", *session.posargs, env=_quiet())
+    session.run("pytest", *PARALLEL, *session.posargs, env=_quiet())
 
 
 @nox.session(default=False)
@@ -94,9 +94,10 @@ def _editable(*packages: str) -> list[str]:
 
 
 def _package_test_tools(package: str) -> list[str]:
-    return nox.project.dependency_groups(nox.project.load_toml(f"packages/{package}/pyproject.toml"), "test")
+    project = nox.project.load_toml(f"packages/{package}/pyproject.toml")
+    return ["pytest-xdist", *nox.project.dependency_groups(project, "test")]
 
 
 def _quiet() -> dict[str, str]:
-    """Keep hubs out of the tests, and give every test process its fair share of the cores."""
-    return {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **({"CI": "true"} if "CI" in os.environ else {})}
+    """Keep hubs out of the tests, and the parallel test processes out of each other's way."""
+    return {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
