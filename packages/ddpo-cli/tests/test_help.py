@@ -79,6 +79,6 @@ def test_the_defaults_in_the_help_of_train_are_the_ones_that_are_used():
 
 
 def test_every_option_of_train_is_a_key_of_the_configuration_or_says_where_the_run_is():
-    about_the_run = {"run", "config", "output", "resume", "force", "dry_run"}
+    about_the_run = {"run", "preset", "config", "output", "resume", "force", "dry_run"}
     known = {*RunConfig.model_fields, *FitConfig.model_fields}
     assert set(options_of("train")) - about_the_run <= known

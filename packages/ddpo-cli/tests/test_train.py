@@ -1,6 +1,7 @@
 """`ddpo train` on a real, tiny Stable Diffusion."""
 
 import json
+import re
 import resource
 import tomllib
 from pathlib import Path
@@ -70,7 +71,19 @@ def test_a_dry_run_prints_the_configuration_and_writes_nothing(ddpo, quick):
     assert result.exit_code == 0
     assert tomllib.loads(result.stdout)["seed"] == 9
     assert "2 epochs: 8 queries, 2 updates" in result.stderr
+    assert re.search(r"^Time: about \d+:\d\d an epoch .*, \d+:\d\d in all\.$", result.stderr, re.MULTILINE)
+    assert re.search(r"^Memory: about [\d.]+ [MG]B of memory: ", result.stderr, re.MULTILINE)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("algorithm", ["ddpo-sf", "rwr", "rwr-sparse"])
+def test_every_algorithm_of_the_paper_trains(ddpo, quick, algorithm):
+    Path("more.toml").write_text(Path("quick.toml").read_text() + "passes_per_epoch = 1\nsamples_per_prompt = 2\n")
+    arguments = ["more.toml" if argument == "quick.toml" else argument for argument in quick]
+    assert ddpo(*arguments, "--algorithm", algorithm, "--output", "run").exit_code == 0
+    assert ("ratio_mean" in metrics("run")[0]) == (algorithm == "ddpo-sf")
+    drawn = [load_file(f"run/checkpoints/epoch-00000{epoch}/params.safetensors") for epoch in (1, 2)]
+    assert any((drawn[0][name] != drawn[1][name]).any() for name in drawn[0])
 
 
 def test_a_local_plugin_and_a_weighted_sum_can_be_trained(ddpo, quick, plugin):
@@ -145,6 +158,9 @@ def test_another_run_in_the_output_folder_is_refused_and_left_alone(ddpo, quick)
         (["runs/0001"], "without --resume; did you mean --output runs/0001?"),
         (["--resume", "--output", "x"], "leave out --output"),
         (["--force"], "add --resume"),
+        (["--algorithm", "ddpo-sf", "--updates-per-epoch", "2"], "want updates_per_epoch=1"),
+        (["--preset", "asthetic"], "there is no preset 'asthetic'; did you mean 'aesthetic'?"),
+        (["--preset", "x"], "there is no preset 'x'; the presets are aesthetic, alignment, compressibility"),
     ],
 )
 def test_a_mistake_in_the_options_is_one_line_and_makes_no_folder(ddpo, quick, arguments, message):

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from ddpo_cli.errors import CLIError
+from ddpo_cli.presets import read_preset
 from ddpo_core import FitConfig, parse_config
 
 BUILTIN_MODEL = "builtin:emoji"
@@ -26,6 +27,9 @@ class RunConfig(BaseModel):
     reward: tuple[str, ...] = Field(
         ("jpeg_compressibility",), min_length=1, description="[WEIGHT*]REF[?option=value&...], summed"
     )
+    algorithm: Literal["ddpo-is", "ddpo-sf", "rwr", "rwr-sparse"] = Field(
+        "ddpo-is", description="how scored samples become updates"
+    )
     prompts: str = Field("simple_animals", description="a prompt set or file:PATH")
     epochs: PositiveInt = Field(100, description="rounds of sample, score, update")
     seed: int = Field(0, ge=0, lt=2**63, description="decides every random number")
@@ -35,6 +39,8 @@ class RunConfig(BaseModel):
     guidance_scale: float = Field(5.0, ge=1, description="classifier-free guidance; 1 is none")
     eta: float = Field(1.0, gt=0, le=1, description="noise of the DDIM sampler; 0 would leave nothing to train")
     clip_range: float = Field(1e-4, gt=0, description="how far a probability ratio may move an update")
+    rwr_inverse_temperature: float = Field(0.2, ge=0, description="rwr: the reward times this is exponentiated")
+    rwr_fraction: float = Field(0.1, gt=0, le=1, description="rwr-sparse: share of a prompt's samples that is imitated")
     device: str | None = Field(None, description="cpu, cuda, cuda:1, mps; left out: the best there is")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="compute dtype of the frozen networks; left out: by the device"
@@ -45,6 +51,16 @@ class RunConfig(BaseModel):
     checkpoint_every: PositiveInt = Field(5, description="epochs between two checkpoints")
     keep_last: PositiveInt = Field(3, description="how many checkpoints are kept")
     fit: FitConfig = Field(default_factory=lambda: parse_config(FitConfig, {}))
+
+    @model_validator(mode="after")
+    def _ddpo_sf_stays_on_policy(self) -> "RunConfig":
+        updates = self.fit.updates_per_epoch * self.fit.passes_per_epoch
+        if self.algorithm == "ddpo-sf" and updates > 1:
+            raise ValueError(
+                f"algorithm='ddpo-sf' got {updates} updates per epoch, but only the first is on policy: want "
+                "updates_per_epoch=1 and passes_per_epoch=1, or algorithm='ddpo-is'"
+            )
+        return self
 
     @field_validator("reward", mode="before")
     @classmethod
@@ -62,22 +78,30 @@ FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
 }
 """What differs from `RunConfig`'s defaults for a model whose best settings were measured (benchmarks/RESULTS.md)."""
 
+FOR_ALGORITHM: Mapping[str, Mapping[str, Any]] = {
+    "ddpo-sf": {"fit": {"updates_per_epoch": 1}},
+    "rwr": {"fit": {"passes_per_epoch": 5}},
+    "rwr-sparse": {"fit": {"passes_per_epoch": 50, "samples_per_prompt": 16}},
+}
+"""What differs for another algorithm than DDPO-IS: one update per epoch keeps DDPO-SF on policy; the passes of
+regression are those of the reference (jannerm/ddpo, pipeline/run-*.sh)."""
 
-def resolve(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
-    """Return the defaults for the model, overridden by `file`, overridden by `flags` that are neither None nor empty.
 
-    Flags are flat: those that belong to `FitConfig` are put under `fit`.
+def resolve(file: Path | None, flags: Mapping[str, Any], *, preset: str | None = None) -> RunConfig:
+    """Return the defaults for the model, overridden by `preset`, by `file`, and by `flags` that say something.
+
+    Flags are flat: those that belong to `FitConfig` are put under `fit`. None and an empty list say nothing.
 
     Raises:
-        ValueError: a value is out of range, a key is unknown, or `file` is no TOML.
+        ValueError: a value is out of range, a key or the preset is unknown, or `file` is no TOML.
     """
     given = nest({key: value for key, value in flags.items() if value is not None and value != []})
+    task = read_preset(preset) if preset is not None else {}
     stored = read_toml(file) if file else {}
     stored.pop(VERSIONS, None)
-    model = given.get("model", stored.get("model", BUILTIN_MODEL))
-    defaults = FOR_MODEL.get(model, {}) if isinstance(model, str) else {}
+    said = {"model": BUILTIN_MODEL, "algorithm": None} | task | stored | given
     try:
-        return validate(defaults, stored, given)
+        return validate(_known(FOR_MODEL, said["model"]), _known(FOR_ALGORITHM, said["algorithm"]), task, stored, given)
     except ValueError as error:
         raise CLIError(f"{file}: {error}" if file else str(error)) from None
 
@@ -183,6 +207,10 @@ def differences(stored: RunConfig, wanted: RunConfig, *, allowed: frozenset[str]
         for key in before
         if key not in allowed and before[key] != after[key]
     ]
+
+
+def _known(defaults: Mapping[str, Mapping[str, Any]], name: object) -> Mapping[str, Any]:
+    return defaults.get(name, {}) if isinstance(name, str) else {}
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def _epochs(setup: Setup, state: TrainState, view: View) -> Iterator[tuple[Train
         optimizer=setup.optimizer,
         reward_fn=setup.reward_fn,
         prompts=setup.prompts,
-        loss_fn=setup.loss_fn,
+        loss_fn=setup.objective,
         config=setup.config.fit,
         progress=view.show_phase,
     )

@@ -7,8 +7,22 @@ from typing import Any
 
 from ddpo_cli.config import RunConfig
 from ddpo_cli.rewarding import as_reward_function, build_reward
-from ddpo_core import Optimizer, Policy, PromptSet, adamw, ddpo_is_loss, load_policy, prompt_set
-from ddpo_core.types import LossFunction
+from ddpo_core import (
+    Objective,
+    Optimizer,
+    Policy,
+    PromptSet,
+    adamw,
+    ddpo_is_loss,
+    ddpo_sf_loss,
+    load_policy,
+    policy_gradient,
+    prompt_set,
+    rwr,
+    rwr_per_prompt,
+    rwr_weights,
+    sparse_rwr_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +34,7 @@ class Setup:
     prompts: PromptSet
     policy: Policy
     optimizer: Optimizer
-    loss_fn: LossFunction
+    objective: Objective
 
 
 def check(config: RunConfig) -> None:
@@ -42,12 +56,20 @@ def load(config: RunConfig) -> Setup:
     reward_fn = as_reward_function(build_reward(config.reward))
     prompts = prompt_set(config.prompts)
     optimizer = adamw(config.learning_rate, weight_decay=config.weight_decay)
-    return Setup(config, reward_fn, prompts, load_model(config), optimizer, loss_function(config))
+    return Setup(config, reward_fn, prompts, load_model(config), optimizer, objective(config))
 
 
-def loss_function(config: RunConfig) -> LossFunction:
-    """Return the objective of `config`."""
-    return partial(ddpo_is_loss, clip_range=config.clip_range)
+def objective(config: RunConfig) -> Objective:
+    """Return the algorithm of `config`."""
+    match config.algorithm:
+        case "ddpo-is":
+            return policy_gradient(partial(ddpo_is_loss, clip_range=config.clip_range))
+        case "ddpo-sf":
+            return policy_gradient(ddpo_sf_loss)
+        case "rwr":
+            return rwr(partial(rwr_weights, inverse_temperature=config.rwr_inverse_temperature))
+        case "rwr-sparse":
+            return rwr_per_prompt(partial(sparse_rwr_weights, fraction=config.rwr_fraction))
 
 
 def load_model(config: RunConfig) -> Policy:

@@ -15,6 +15,7 @@ from ddpo_cli.evaluating import BEFORE_AFTER, evaluate_fixed, is_evaluated, mean
 from ddpo_cli.files import write_text
 from ddpo_cli.interrupts import Interrupts, handled
 from ddpo_cli.loop import Rescue, rescuing, run_epochs, save
+from ddpo_cli.planning import print_plan
 from ddpo_cli.rewarding import label
 from ddpo_cli.runs import (
     CONFIG,
@@ -30,12 +31,12 @@ from ddpo_cli.runs import (
 from ddpo_cli.setup import Setup
 from ddpo_core import TrainState, init, load_checkpoint, save_lora
 
-FREE_TO_CHANGE = frozenset({"epochs", "device", "sample_every", "checkpoint_every", "keep_last"})
+FREE_TO_CHANGE = frozenset({"epochs", "device", "sample_every", "checkpoint_every", "keep_last", "reward_workers"})
 
 
-def start_run(flags: Mapping[str, Any], *, config: Path | None, output: Path | None) -> None:
+def start_run(flags: Mapping[str, Any], *, preset: str | None, config: Path | None, output: Path | None) -> None:
     """Train in a new run folder."""
-    resolved = resolve(config, flags)
+    resolved = resolve(config, flags, preset=preset)
     if output is not None:
         refuse_used(output)
     setup = _load(resolved)
@@ -64,18 +65,20 @@ def resume_run(target: Path | None, flags: Mapping[str, Any], *, force: bool) ->
     _train(run, setup, state)
 
 
-def print_plan(run: Path | None, flags: Mapping[str, Any], *, config: Path | None, resume: bool, force: bool) -> None:
-    """Print the resolved configuration to stdout and what it amounts to on stderr; train nothing, write nothing."""
-    resolved = _resumed_config(find_checkpoint(run)[0], flags, force=force) if resume else resolve(config, flags)
-    setups.check(resolved)
-    typer.echo(to_toml(resolved), nl=False)
-    fit = resolved.fit
-    trained = max(1, round(fit.timestep_fraction * fit.num_steps))
-    say(
-        f"{resolved.epochs} epochs: {resolved.epochs * fit.samples_per_epoch} queries, "
-        f"{resolved.epochs * fit.updates_per_epoch} updates; in each epoch {fit.samples_per_epoch} samples of "
-        f"{fit.num_steps} steps, up to {trained} of them trained."
-    )
+def plan_run(
+    run: Path | None,
+    flags: Mapping[str, Any],
+    *,
+    preset: str | None,
+    config: Path | None,
+    resume: bool,
+    force: bool,
+) -> None:
+    """Print what `start_run` or `resume_run` would do with these arguments."""
+    if resume:
+        print_plan(_resumed_config(find_checkpoint(run)[0], flags, force=force))
+    else:
+        print_plan(resolve(config, flags, preset=preset))
 
 
 def _resumed_config(run: Path, flags: Mapping[str, Any], *, force: bool) -> RunConfig:

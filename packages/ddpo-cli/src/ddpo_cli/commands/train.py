@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ddpo_cli.errors import CLIError, readable_errors
+from ddpo_cli.presets import list_presets
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -14,6 +15,8 @@ EPILOG = """
   ddpo train                      [dim]the embedded model, smaller JPEGs, in runs/[/dim]
 
   ddpo train --reward jpeg_incompressibility --epochs 40
+
+  ddpo train --preset aesthetic --dry-run       [dim]what the paper did, and what it costs[/dim]
 
   ddpo train --reward my_plugin:score --prompts file:prompts.txt
 
@@ -39,6 +42,15 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class Algorithm(StrEnum):
+    """The algorithms that the paper compares."""
+
+    ddpo_is = "ddpo-is"
+    ddpo_sf = "ddpo-sf"
+    rwr = "rwr"
+    rwr_sparse = "rwr-sparse"
+
+
 _WHAT, _HOW, _RUN = "What to train", "How to train", "The run"
 
 
@@ -49,6 +61,15 @@ def train(
         typer.Argument(metavar="RUN", help="With [bold]--resume[/bold]: the run to go on with.", show_default=False),
     ] = None,
     *,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"A task of the paper: {', '.join(list_presets())}. --config and flags override it.",
+            show_default=False,
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -67,6 +88,16 @@ def train(
             ),
             show_default="jpeg_compressibility",
             rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    algorithm: Annotated[
+        Algorithm | None,
+        typer.Option(
+            metavar="NAME",
+            help="ddpo-is (several clipped updates per epoch), ddpo-sf (one), or regression on samples weighted by "
+            "reward: rwr, rwr-sparse.",
+            show_default="ddpo-is",
+            rich_help_panel=_HOW,
         ),
     ] = None,
     prompts: Annotated[
@@ -161,13 +192,18 @@ def train(
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print the resolved configuration and stop.", rich_help_panel=_RUN),
+        typer.Option(
+            "--dry-run",
+            help="Print the configuration and what it will cost; train nothing.",
+            rich_help_panel=_RUN,
+        ),
     ] = False,
 ) -> None:
-    """Finetune a diffusion model with a reward (DDPO)."""
+    """Finetune a diffusion model with a reward (DDPO, or reward-weighted regression)."""
     flags = {
         "model": model,
         "reward": reward,
+        "algorithm": algorithm and algorithm.value,
         "prompts": prompts,
         "epochs": epochs,
         "num_steps": num_steps,
@@ -184,15 +220,15 @@ def train(
     with readable_errors(context.obj):
         if run is not None and not resume:
             raise CLIError(f"got the argument {str(run)!r} without --resume; did you mean --output {run}?")
-        if resume and (output or config):
-            raise CLIError("--resume goes on with a run as it is; leave out --output and --config")
+        if resume and (output or config or preset):
+            raise CLIError("--resume goes on with a run as it is; leave out --output, --config and --preset")
         if force and not resume:
             raise CLIError("--force changes the options of a resumed run; add --resume, or leave it out")
-        from ddpo_cli.training import print_plan, resume_run, start_run
+        from ddpo_cli.training import plan_run, resume_run, start_run
 
         if dry_run:
-            print_plan(run, flags, config=config, resume=resume, force=force)
+            plan_run(run, flags, preset=preset, config=config, resume=resume, force=force)
         elif resume:
             resume_run(run, flags, force=force)
         else:
-            start_run(flags, config=config, output=output)
+            start_run(flags, preset=preset, config=config, output=output)

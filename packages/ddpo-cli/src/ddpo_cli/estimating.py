@@ -1,0 +1,136 @@
+"""What a run will cost, estimated from a trial on this machine."""
+
+import sys
+import time
+from itertools import islice
+from math import prod
+from typing import TYPE_CHECKING, NamedTuple
+
+from ddpo_cli.setup import Setup
+from ddpo_core import FitConfig, fit, init, parse_config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TRIAL_STEPS = 2
+
+
+class Costs(NamedTuple):
+    """Seconds and bytes; every figure of seconds is for one sample."""
+
+    step: float
+    """One denoising step of sampling."""
+    decode: float
+    reward: float
+    pair: float
+    """One trained step: forward, backward, and its share of the update."""
+    images: int
+    """How many samples the trial drew."""
+    peak_bytes: int | None
+    """The most memory that the trial held; None where the system does not say."""
+    sample_bytes: int
+    """What one sample of an epoch keeps where the trial's peak was measured."""
+    on_gpu: bool
+
+
+class Estimate(NamedTuple):
+    """What a run is expected to take."""
+
+    sampling: float
+    reward: float
+    training: float
+    run: float
+    """Seconds of all epochs and evaluations; the three before are those of one epoch."""
+    memory: int | None
+
+
+def measure(setup: Setup) -> Costs:
+    """Run two short epochs of one batch each, time the second, and throw their result away.
+
+    Raises:
+        ValueError: what would stop the run stops the trial.
+    """
+    wanted = setup.config.fit
+    count = min(wanted.samples_per_epoch, max(wanted.sample_batch_size, wanted.micro_batch_size))
+    same = {key: getattr(wanted, key) for key in ("sample_batch_size", "micro_batch_size", "kl_weight")}
+    short = {"num_steps": TRIAL_STEPS, "timestep_fraction": 1 / TRIAL_STEPS, "reward_workers": 0}
+    trial = parse_config(FitConfig, {**same, **short, "samples_per_epoch": count, "updates_per_epoch": 1})
+    epochs = fit(
+        init(setup.policy, setup.optimizer, seed=setup.config.seed),
+        policy=setup.policy,
+        optimizer=setup.optimizer,
+        reward_fn=setup.reward_fn,
+        prompts=setup.prompts,
+        loss_fn=setup.objective,
+        config=trial,
+    )
+    (_, _), (_, info) = islice(epochs, 2)  # the first loads weights and warms caches
+    decode, sample_bytes, on_gpu = _decoding(setup, info.images[:1])
+    seconds = {name: value / count for name, value in info.metrics.items() if name.startswith("seconds_")}
+    return Costs(
+        step=max(0.0, seconds["seconds_sampling"] - decode) / TRIAL_STEPS,
+        decode=decode,
+        reward=seconds["seconds_reward"],
+        pair=seconds["seconds_training"],
+        images=count,
+        peak_bytes=_peak_bytes(on_gpu),
+        sample_bytes=sample_bytes,
+        on_gpu=on_gpu,
+    )
+
+
+def estimate(costs: Costs, setup: Setup) -> Estimate:
+    """Extend the costs of a trial to the whole run, on one process.
+
+    epoch    = samples (steps x step + decode + reward + trained steps x pair)
+    run      = epochs x epoch + evaluated images (steps x step + decode + reward)
+    memory   = peak of the trial + samples x bytes of a sample
+    """
+    config, fit_config = setup.config, setup.config.fit
+    sampling = fit_config.num_steps * costs.step + costs.decode
+    samples = fit_config.samples_per_epoch
+    epoch = (samples * sampling, samples * costs.reward, samples * trained_steps(fit_config) * costs.pair)
+    grids = (config.epochs - 1) // config.sample_every
+    evaluated = 2 * config.eval_samples + grids * min(config.grid_samples, config.eval_samples)
+    run = config.epochs * sum(epoch) + evaluated * (sampling + costs.reward)
+    memory = None if costs.peak_bytes is None else costs.peak_bytes + samples * costs.sample_bytes
+    return Estimate(*epoch, run, memory)
+
+
+def trained_steps(config: FitConfig) -> int:
+    """How many steps of each sample are trained in an epoch, where none of them is deterministic.
+
+    >>> trained_steps(FitConfig(num_steps=50, timestep_fraction=0.5, passes_per_epoch=2))
+    50
+    """
+    steps = min(config.num_steps, config.timestep_window or config.num_steps)
+    return config.passes_per_epoch * max(1, round(config.timestep_fraction * steps))
+
+
+def _decoding(setup: Setup, image: "Tensor") -> tuple[float, int, bool]:
+    """Seconds of decoding one sample, bytes that one sample keeps, and whether on a GPU."""
+    import torch
+
+    count = setup.config.fit.sample_batch_size
+    latents = setup.policy.noise(range(count), 1)[:, 0]
+    start = time.perf_counter()
+    with torch.inference_mode():
+        setup.policy.decode(latents).cpu()
+    seconds = (time.perf_counter() - start) / count
+    # Trajectories are joined from batches, so that for a moment there are two of each.
+    trajectory = 2 * (setup.config.fit.num_steps + 1) * latents[0].numel() * latents.element_size()
+    on_gpu = latents.device.type == "cuda"
+    return seconds, trajectory if on_gpu else trajectory + 4 * prod(image.shape), on_gpu
+
+
+def _peak_bytes(on_gpu: bool) -> int | None:
+    if on_gpu:
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, the others kilobytes

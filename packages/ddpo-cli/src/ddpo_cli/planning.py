@@ -1,0 +1,62 @@
+"""The body of `ddpo train --dry-run`."""
+
+import typer
+
+from ddpo_cli import setup as setups
+from ddpo_cli.config import RunConfig, to_toml
+from ddpo_cli.console import messages
+from ddpo_cli.display import duration
+from ddpo_cli.errors import say
+from ddpo_cli.estimating import Costs, Estimate, estimate, measure, trained_steps
+from ddpo_cli.setup import Setup
+
+BYTES_PER_PARAMETER = 16
+"""A float32 weight, its gradient, and the two moments of Adam."""
+
+
+def print_plan(config: RunConfig) -> None:
+    """Print `config` to stdout and what it amounts to on stderr; train nothing that is kept, write nothing."""
+    typer.echo(to_toml(config), nl=False)
+    fit = config.fit
+    updates = config.epochs * fit.updates_per_epoch * fit.passes_per_epoch
+    say(
+        f"{config.epochs} epochs: {config.epochs * fit.samples_per_epoch} queries, {updates} updates; in each epoch "
+        f"{fit.samples_per_epoch} samples of {fit.num_steps} steps, up to {trained_steps(fit)} trained steps of each."
+    )
+    with messages().status(f"Timing a trial with {config.model}"):
+        setup = setups.load(config)
+        costs = measure(setup)
+    for line in _lines(costs, estimate(costs, setup), setup):
+        say(line)
+
+
+def _lines(costs: Costs, expected: Estimate, setup: Setup) -> list[str]:
+    parameters = sum(leaf.numel() for leaf in setup.policy.params.values())
+    place = "GPU memory" if costs.on_gpu else "memory"
+    epoch = expected.sampling + expected.reward + expected.training
+    kept = setup.config.fit.samples_per_epoch * costs.sample_bytes
+    lines = [
+        f"Trained: {parameters:,} parameters, {size(BYTES_PER_PARAMETER * parameters)} with gradients and moments.",
+        f"Time: about {duration(epoch)} an epoch (sampling {duration(expected.sampling)}, reward "
+        f"{duration(expected.reward)}, training {duration(expected.training)}), {duration(expected.run)} in all.",
+    ]
+    if expected.memory is not None and costs.peak_bytes is not None:
+        lines.append(
+            f"Memory: about {size(expected.memory)} of {place}: {size(costs.peak_bytes)} in the trial, "
+            f"{size(kept)} for the samples of an epoch."
+        )
+    tried = f"{costs.images} samples of 2 steps and {costs.images} trained steps"
+    return [*lines, f"Time and memory are estimates for one process, from a trial of {tried} on this machine."]
+
+
+def size(count: float) -> str:
+    """Bytes with a unit that a person reads.
+
+    >>> size(512), size(2_300_000), size(7.25e9)
+    ('512 B', '2.3 MB', '7.2 GB')
+    """
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.2g} GB" if count < 10 else f"{count:.0f} GB"
