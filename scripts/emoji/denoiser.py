@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from autoencoder import to_images
 from loop import Recipe, train
 
-RECIPE = Recipe(name="denoiser", num_steps=9_000, batch_size=32, learning_rate=1e-3)
+RECIPE = Recipe(name="denoiser", num_steps=5_000, batch_size=32, learning_rate=1e-3, cooldown=0.25)
 _TEXT_WIDTH = 128
 _EMPTY_CAPTIONS = 0.1
 _SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -52,6 +52,9 @@ class Denoiser(nn.Module):
             cross_attention_dim=_TEXT_WIDTH,
             attention_head_dim=4,
             norm_num_groups=16,
+            # The caption also scales and shifts every block: it is learnt sooner than through attention alone.
+            addition_embed_type="text",
+            resnet_time_scale_shift="scale_shift",
         ).to(memory_format=torch.channels_last)
 
 

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 from art import load_art
 from scenes import draw_scene
 
-SCENES = 48_000
+SCENES = 24_000
 
 
 def load_pool(folder: Path) -> tuple[np.ndarray, list[str]]:
