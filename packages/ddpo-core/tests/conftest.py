@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from hypothesis import settings
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 # Deadlines measure the machine, not the code.
 settings.register_profile("ddpo", deadline=None)
@@ -49,6 +56,41 @@ def make_pipeline(tokenizer_folder: Path) -> Callable[..., StableDiffusionPipeli
 
 
 @pytest.fixture(scope="session")
+def make_sdxl_pipeline(tokenizer_folder: Path) -> Callable[..., StableDiffusionXLPipeline]:
+    """Make an untrained pipeline of SDXL's kind: two text encoders, the size of the picture, Euler's scheduler."""
+
+    def make(**options: object) -> StableDiffusionXLPipeline:
+        tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, model_max_length=12)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return StableDiffusionXLPipeline(
+                vae=_vae(),
+                text_encoder=_text_encoder(),
+                text_encoder_2=CLIPTextModelWithProjection(_text_config(projection_dim=16)),
+                tokenizer=tokenizer,
+                tokenizer_2=tokenizer,
+                unet=_unet(
+                    cross_attention_dim=32,
+                    transformer_layers_per_block=2,
+                    addition_embed_type="text_time",
+                    addition_time_embed_dim=8,
+                    projection_class_embeddings_input_dim=6 * 8 + 16,
+                ),
+                scheduler=EulerDiscreteScheduler(
+                    beta_start=0.00085,
+                    beta_end=0.012,
+                    beta_schedule="scaled_linear",
+                    steps_offset=1,
+                    timestep_spacing="leading",
+                ),
+                add_watermarker=False,
+                **options,
+            )
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def pipeline_folder(
     make_pipeline: Callable[..., StableDiffusionPipeline], tmp_path_factory: pytest.TempPathFactory
 ) -> str:
@@ -57,17 +99,18 @@ def pipeline_folder(
     return str(folder)
 
 
-def _unet() -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=8,
-    )
+def _unet(**options: object) -> UNet2DConditionModel:
+    config = {
+        "sample_size": 8,
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": 16,
+        "attention_head_dim": 8,
+    }
+    return UNet2DConditionModel(**{**config, **options})
 
 
 def _vae() -> AutoencoderKL:
@@ -82,16 +125,19 @@ def _vae() -> AutoencoderKL:
 
 
 def _text_encoder() -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=54,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=12,
-            bos_token_id=52,
-            eos_token_id=53,
-            pad_token_id=53,
-        )
+    return CLIPTextModel(_text_config())
+
+
+def _text_config(**options: object) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=54,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+        bos_token_id=52,
+        eos_token_id=53,
+        pad_token_id=53,
+        **options,
     )

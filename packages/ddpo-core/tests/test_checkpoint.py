@@ -9,7 +9,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpo_core import CheckpointError, adamw, init, latest_checkpoint, load_checkpoint, save_checkpoint, toy
+from ddpo_core import (
+    CheckpointError,
+    DDPOError,
+    adamw,
+    init,
+    latest_checkpoint,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+    toy,
+)
 from ddpo_core.types import TrainState
 
 POLICY, OPTIMIZER = toy.policy(), adamw(1e-3)
@@ -136,3 +146,29 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(intact):
 def test_a_fresh_state_can_be_saved(tmp_path):
     fresh = init(POLICY, OPTIMIZER, seed=0)
     _assert_equal(load_checkpoint(save_checkpoint(tmp_path / "epoch-000000", fresh), POLICY, OPTIMIZER), fresh)
+
+
+def test_old_checkpoints_are_removed_but_for_the_newest_and_those_to_keep(tmp_path):
+    for epoch in (1, 2, 3, 4, 10):
+        save_checkpoint(tmp_path / "checkpoints" / f"epoch-{epoch:06d}", _state(epoch=epoch))
+    (tmp_path / "checkpoints" / "notes").mkdir()
+    kept = prune_checkpoints(tmp_path, keep_last=2, keep=[2, 7])
+    assert [path.name for path in kept] == ["epoch-000002", "epoch-000004", "epoch-000010"]
+    assert sorted(entry.name for entry in (tmp_path / "checkpoints").iterdir()) == [
+        *(path.name for path in kept),
+        "notes",
+    ]
+
+
+def test_the_last_checkpoint_is_never_removed(tmp_path):
+    with pytest.raises(DDPOError, match="keep_last=0: want at least 1"):
+        prune_checkpoints(tmp_path, keep_last=0)
+    assert prune_checkpoints(tmp_path, keep_last=1) == ()
+
+
+def test_tensors_come_back_in_the_layout_of_the_policy(tmp_path):
+    weight = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    policy = POLICY._replace(params={"weight": weight})
+    loaded = load_checkpoint(save_checkpoint(tmp_path / "e", init(policy, OPTIMIZER, seed=0)), policy, OPTIMIZER)
+    assert loaded.params["weight"].stride() == weight.stride()
+    assert torch.equal(loaded.params["weight"], weight)

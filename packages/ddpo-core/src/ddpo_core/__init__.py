@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ddpo_core.advantages import compute_advantages, update_prompt_stats, within_prompts
-    from ddpo_core.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+    from ddpo_core.checkpoint import latest_checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
     from ddpo_core.config import FitConfig, parse_config
+    from ddpo_core.diffusion.export import save_pipeline
     from ddpo_core.diffusion.lora import save_lora
-    from ddpo_core.diffusion.stable_diffusion import load_policy
+    from ddpo_core.diffusion.stable_diffusion import load_full_policy, load_policy
     from ddpo_core.distributed import Processes, processes_from_environment
     from ddpo_core.errors import CheckpointError, DDPOError, NonFiniteError, ProcessError, ScoreError
     from ddpo_core.evaluation import Evaluation, evaluate, image_grid
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "advantages": ("compute_advantages", "update_prompt_stats", "within_prompts"),
-    "checkpoint": ("latest_checkpoint", "load_checkpoint", "save_checkpoint"),
+    "checkpoint": ("latest_checkpoint", "load_checkpoint", "prune_checkpoints", "save_checkpoint"),
     "config": ("FitConfig", "parse_config"),
+    "diffusion.export": ("save_pipeline",),
     "diffusion.lora": ("save_lora",),
-    "diffusion.stable_diffusion": ("load_policy",),
+    "diffusion.stable_diffusion": ("load_full_policy", "load_policy"),
     "distributed": ("Processes", "processes_from_environment"),
     "errors": ("CheckpointError", "DDPOError", "NonFiniteError", "ProcessError", "ScoreError"),
     "evaluation": ("Evaluation", "evaluate", "image_grid"),
@@ -79,11 +81,13 @@ __all__ = [
     "latest_checkpoint",
     "list_prompt_sets",
     "load_checkpoint",
+    "load_full_policy",
     "load_policy",
     "parse_config",
     "policy_gradient",
     "processes_from_environment",
     "prompt_set",
+    "prune_checkpoints",
     "replay_log_probs",
     "rwr",
     "rwr_loss",
@@ -92,6 +96,7 @@ __all__ = [
     "sample_trajectories",
     "save_checkpoint",
     "save_lora",
+    "save_pipeline",
     "sparse_rwr_weights",
     "train_epoch",
     "train_step",

@@ -9,15 +9,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ddpo_core.errors import CheckpointError
+from ddpo_core.errors import CheckpointError, DDPOError
+from ddpo_core.files import flush, put_in_place, reason
 from ddpo_core.types import Optimizer, Policy, TrainState
 
 _FORMAT = 1
@@ -46,10 +48,10 @@ def save_checkpoint(path: str | os.PathLike[str], state: TrainState) -> Path:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         _write(aside, state)
-        _put_in_place(aside, target)
+        put_in_place(aside, target)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise CheckpointError(f"checkpoint {str(target)!r} cannot be written: {_reason(error)}") from None
+        raise CheckpointError(f"checkpoint {str(target)!r} cannot be written: {reason(error)}") from None
     return target
 
 
@@ -80,17 +82,56 @@ def load_checkpoint(path: str | os.PathLike[str], policy: Policy, optimizer: Opt
     except CheckpointError:
         raise
     except OSError as error:
-        raise CheckpointError(f"checkpoint {str(folder)!r} cannot be read: {_reason(error)}") from None
+        raise CheckpointError(f"checkpoint {str(folder)!r} cannot be read: {reason(error)}") from None
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         raise CheckpointError(f"checkpoint {str(folder)!r} is damaged: go on from an earlier one") from None
 
 
 def latest_checkpoint(run_dir: str | os.PathLike[str]) -> Path | None:
     """Find the complete checkpoint of the highest epoch in `run_dir/checkpoints`, or None."""
+    saved = _checkpoints(run_dir)
+    return saved[max(saved)] if saved else None
+
+
+def prune_checkpoints(
+    run_dir: str | os.PathLike[str], *, keep_last: int, keep: Collection[int] = ()
+) -> tuple[Path, ...]:
+    """Remove the checkpoints in `run_dir/checkpoints` but for the newest and those of some epochs.
+
+    Each goes in one step: a process that is killed here leaves no half of one.
+
+    Args:
+        run_dir: The folder of the run.
+        keep_last: How many of the highest epochs are kept, at least 1.
+        keep: Epochs that are kept as well, for instance the best.
+
+    Returns:
+        What is left, oldest first.
+
+    Raises:
+        CheckpointError: If one cannot be removed.
+        DDPOError: If `keep_last` is below 1.
+    """
+    if keep_last < 1:
+        raise DDPOError(f"keep_last={keep_last!r}: want at least 1, or there is nothing to go on from")
+    saved = _checkpoints(run_dir)
+    kept = {*sorted(saved)[-keep_last:], *keep}
+    for epoch, path in saved.items():
+        if epoch not in kept:
+            aside = path.with_name(f".{path.name}.removed")
+            try:
+                path.rename(aside)
+                shutil.rmtree(aside)
+            except OSError as error:
+                raise CheckpointError(f"checkpoint {str(path)!r} cannot be removed: {reason(error)}") from None
+    return tuple(saved[epoch] for epoch in sorted(saved) if epoch in kept)
+
+
+def _checkpoints(run_dir: str | os.PathLike[str]) -> dict[int, Path]:
+    """Find the complete checkpoints of a run by epoch."""
     folder = Path(run_dir) / "checkpoints"
-    names = [match for entry in (folder.iterdir() if folder.is_dir() else ()) if (match := _NAME.fullmatch(entry.name))]
-    latest = max(names, key=lambda match: int(match[1]), default=None)
-    return None if latest is None else folder / latest[0]
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return {int(match[1]): entry for entry in entries if (match := _NAME.fullmatch(entry.name))}
 
 
 def _write(folder: Path, state: TrainState) -> None:
@@ -106,31 +147,11 @@ def _write(folder: Path, state: TrainState) -> None:
     }
     (folder / _STATE).write_text(json.dumps(described, indent=1), encoding="utf-8")
     for entry in (folder / _PARAMS, folder / _OPTIMIZER, folder / _STATE, folder):
-        _flush(entry)
-
-
-def _put_in_place(aside: Path, target: Path) -> None:
-    # A folder cannot be renamed onto another: the old one steps aside first, and the name is free for an instant.
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    aside.rename(target)
-    _flush(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+        flush(entry)
 
 
 def _portable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the entries of a folder, are on the disk and not only in its cache."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digest(path: Path) -> str:
@@ -149,7 +170,7 @@ def _check_digests(folder: Path, saved: Mapping[str, Any]) -> None:
 
 
 def _load_like(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read tensors, in the order and on the devices of `expected`, which must have their names and shapes."""
+    """Read tensors, in the order, layout and on the devices of `expected`, which must have their names and shapes."""
     loaded = load_file(path)
     wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     found = {name: tuple(tensor.shape) for name, tensor in loaded.items()}
@@ -159,8 +180,5 @@ def _load_like(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
             f"checkpoint {str(path)!r} is of another model: {different!r} is {found.get(different, 'absent')} there "
             f"and {wanted.get(different, 'absent')} here; load the model and LoRA rank that it was written with"
         )
-    return {name: loaded[name].to(tensor.device) for name, tensor in expected.items()}
-
-
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+    # In the layout of the original: convolutions round differently in another.
+    return {name: torch.empty_like(tensor).copy_(loaded[name]) for name, tensor in expected.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
@@ -14,11 +14,18 @@ from ddpo_core.emoji import pipeline_path
 from ddpo_core.errors import DDPOError
 
 _BUILTIN = "builtin:emoji"
-_SKIPPED = ("safety_checker", "feature_extractor", "image_encoder")
+# What is not loaded, and what is not asked for.
+_LEFT_OUT: dict[Any, dict[str, Any]] = {
+    StableDiffusionPipeline: {
+        **dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder")),
+        "requires_safety_checker": False,
+    },
+    StableDiffusionXLPipeline: {**dict.fromkeys(("feature_extractor", "image_encoder")), "add_watermarker": False},
+}
 
 
-def load_pipeline(model: str) -> StableDiffusionPipeline:
-    """Load the networks of a Stable Diffusion 1.x or 2.x model, float32 on the CPU, without the safety checker.
+def load_pipeline(model: str) -> DiffusionPipeline:
+    """Load the networks of a Stable Diffusion 1.x, 2.x or XL model, float32 on the CPU, without the safety checker.
 
     Raises:
         DDPOError: If there is no such model, it is damaged, or it is of another kind.
@@ -26,13 +33,14 @@ def load_pipeline(model: str) -> StableDiffusionPipeline:
     source = _find(model)
     with _quietly():
         try:
-            kind = StableDiffusionPipeline.load_config(source).get("_class_name")
-            if kind != "StableDiffusionPipeline":
+            name = DiffusionPipeline.load_config(source).get("_class_name")
+            kind = next((kind for kind in _LEFT_OUT if kind.__name__ == name), None)
+            if kind is None:
                 raise DDPOError(
-                    f"model {model!r} is a {kind}; want a StableDiffusionPipeline (Stable Diffusion 1.x or 2.x)"
+                    f"model {model!r} is a {name}; want a StableDiffusionPipeline or a StableDiffusionXLPipeline "
+                    "(Stable Diffusion 1.x, 2.x or XL)"
                 )
-            absent = dict.fromkeys(_SKIPPED)
-            return StableDiffusionPipeline.from_pretrained(source, requires_safety_checker=False, **absent)
+            return kind.from_pretrained(source, **_LEFT_OUT[kind])
         except DDPOError:
             raise
         # Damaged files surface as almost anything: JSON, safetensors, tokenizers and torch have their own errors.

@@ -1,0 +1,175 @@
+"""The network between sampler and decoder: whole or with adapters, checkpointed, compiled, in half precision."""
+
+from functools import partial
+from itertools import islice
+
+import pytest
+import torch
+
+from ddpo_core import (
+    DDPOError,
+    FitConfig,
+    adamw,
+    ddpo_is_loss,
+    fit,
+    init,
+    load_checkpoint,
+    load_full_policy,
+    load_policy,
+    replay_log_probs,
+    rwr,
+    sample_trajectories,
+    save_checkpoint,
+    save_pipeline,
+)
+from ddpo_core.diffusion.network import _scale_gradient
+from ddpo_core.diffusion.stable_diffusion import full_stable_diffusion_policy, stable_diffusion_policy
+from ddpo_core.testing import check_policy
+
+CPU = torch.device("cpu")
+PROMPTS = ["a cat", "a dog"]
+KINDS = pytest.mark.parametrize(
+    "make_policy", [stable_diffusion_policy, full_stable_diffusion_policy], ids=["lora", "whole"]
+)
+
+
+def _policy(make_policy, pipeline, **options):
+    return make_policy(pipeline, **{"guidance_scale": 2.0, "device": CPU, "dtype": torch.float32, **options})
+
+
+def _gradients(policy, scale=1.0):
+    """Give the gradient of all replayed log-probabilities, at leaves that are not the initial ones."""
+    generator = torch.Generator().manual_seed(1)
+    leaves = {
+        name: (leaf + 0.02 * torch.randn(leaf.shape, generator=generator)).requires_grad_()
+        for name, leaf in policy.params.items()
+    }
+    sampled = sample_trajectories(policy, leaves, PROMPTS, num_steps=3, seeds=[0, 1])
+    total = scale * replay_log_probs(policy, leaves, sampled, range(3)).square().sum()
+    gradients = torch.autograd.grad(total, list(leaves.values()))
+    return torch.cat([gradient.flatten() for gradient in gradients]) / scale
+
+
+def _difference(first, second):
+    return ((first - second).norm() / second.norm()).item()
+
+
+@KINDS
+def test_checkpointing_changes_no_gradient(make_pipeline, make_policy):
+    pipeline = make_pipeline()
+    plain = _gradients(_policy(make_policy, make_pipeline()))
+    checkpointed = _gradients(_policy(make_policy, pipeline, gradient_checkpointing=True))
+    assert pipeline.unet.is_gradient_checkpointing
+    assert plain.norm() > 0
+    assert _difference(checkpointed, plain) < 1e-5
+
+
+def test_checkpointing_computes_the_blocks_again_and_not_the_wrong_way(make_pipeline):
+    # diffusers' own way is the trap: if this stops failing, `enable_checkpointing` can go.
+    pipeline = make_pipeline()
+    policy = _policy(stable_diffusion_policy, pipeline, gradient_checkpointing=True)
+    runs = []
+    pipeline.unet.up_blocks[1].resnets[0].register_forward_pre_hook(lambda *_: runs.append(torch.is_grad_enabled()))
+    right = _gradients(policy)
+    # Three steps sampled without gradients, three replayed with, three recomputed.
+    assert runs == [False] * 3 + [True] * 6
+    pipeline.unet.enable_gradient_checkpointing()
+    assert _difference(_gradients(policy), right) > 0.1
+
+
+# torch.compile looks at the gradients of tensors that are no leaves, and warns itself about it.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize(
+    ("make_policy", "checkpointing"),
+    [(stable_diffusion_policy, False), (full_stable_diffusion_policy, True)],
+    ids=["lora", "whole, checkpointed"],
+)
+def test_compiling_changes_no_gradient(make_pipeline, make_policy, checkpointing):
+    # The whole of torch.compile but its code generator, which takes a minute here.
+    compiler = partial(torch.compile, backend="aot_eager")
+    plain = _gradients(_policy(make_policy, make_pipeline()))
+    compiled = _gradients(
+        _policy(make_policy, make_pipeline(), compiler=compiler, gradient_checkpointing=checkpointing)
+    )
+    assert _difference(compiled, plain) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_policy_that_is_trained_whole_keeps_its_promises(make_pipeline, dtype):
+    pipeline = make_pipeline()
+    policy = _policy(full_stable_diffusion_policy, pipeline, dtype=dtype)
+    assert policy.params.keys() == dict(pipeline.unet.named_parameters()).keys()
+    assert policy.encode(["a cat"]).dtype == dtype
+    check_policy(policy, PROMPTS, rtol=1e-4 if dtype == torch.float32 else 5e-2)
+
+
+@KINDS
+def test_float16_keeps_gradients_that_it_cannot_hold(make_pipeline, make_policy):
+    # Scaled by 1e-7, the gradients are mostly below the smallest number of float16.
+    exact = _gradients(_policy(make_policy, make_pipeline()))
+    half = _gradients(_policy(make_policy, make_pipeline(), dtype=torch.float16), scale=1e-7)
+    assert _difference(half, exact) < 0.1
+
+
+def test_a_scaled_gradient_by_hand():
+    leaf = torch.tensor([2.0], requires_grad=True)
+    scaled = _scale_gradient(leaf, 8.0)
+    assert scaled.item() == 2
+    assert torch.autograd.grad(scaled, leaf)[0].item() == 8
+
+
+def _brightness(images, prompts, metadata):
+    return images.mean((1, 2, 3)), {}
+
+
+def _train(policy, epochs, state=None, loss_fn=ddpo_is_loss):
+    optimizer = adamw(1e-3)
+    config = FitConfig(num_steps=3, samples_per_epoch=8, updates_per_epoch=2, stats_min_count=4)
+    states = fit(
+        init(policy, optimizer, seed=0) if state is None else state,
+        policy=policy,
+        optimizer=optimizer,
+        reward_fn=_brightness,
+        prompts=PROMPTS,
+        loss_fn=loss_fn,
+        config=config,
+    )
+    return [state for state, _ in islice(states, epochs)][-1]
+
+
+@pytest.mark.parametrize("loss_fn", [ddpo_is_loss, rwr()], ids=["policy gradient", "regression"])
+def test_training_all_weights_resumes_bit_for_bit_and_leaves_the_model_alone(make_pipeline, tmp_path, loss_fn):
+    policy = _policy(full_stable_diffusion_policy, make_pipeline())
+    before = {name: leaf.clone() for name, leaf in policy.params.items()}
+    whole, half = _train(policy, 2, loss_fn=loss_fn), _train(policy, 1, loss_fn=loss_fn)
+    resumed = load_checkpoint(save_checkpoint(tmp_path / "epoch-000001", half), policy, adamw(1e-3))
+    again = _train(policy, 1, resumed, loss_fn=loss_fn)
+    assert all(torch.equal(again.params[name], leaf) for name, leaf in whole.params.items())
+    assert all(torch.equal(policy.params[name], leaf) for name, leaf in before.items())
+    assert any(not torch.equal(whole.params[name], leaf) for name, leaf in before.items())
+
+
+def test_a_whole_model_is_exported_and_draws_the_same_images_bit_for_bit(pipeline_folder, tmp_path):
+    policy = load_full_policy(pipeline_folder, guidance_scale=2.0, device="cpu")
+    state = _train(policy, 1)
+    saved = save_pipeline(tmp_path / "model", state.params, model=pipeline_folder)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+    reloaded = load_full_policy(str(saved), guidance_scale=2.0, device="cpu")
+    images = [
+        model.decode(sample_trajectories(model, params, PROMPTS, num_steps=3, seeds=[5, 6]).latents[:, -1])
+        for model, params in ((policy, state.params), (reloaded, reloaded.params), (policy, policy.params))
+    ]
+    assert torch.equal(images[0], images[1])
+    assert not torch.equal(images[0], images[2])
+
+
+def test_an_export_that_cannot_be_is_one_clear_line(pipeline_folder, tmp_path):
+    adapters = load_policy(pipeline_folder, device="cpu").params
+    with pytest.raises(DDPOError, match=r"not all weights of the UNet .* save_lora writes adapters"):
+        save_pipeline(tmp_path / "model", adapters, model=pipeline_folder)
+    with pytest.raises(DDPOError, match="exists already"):
+        save_pipeline(tmp_path, adapters, model=pipeline_folder)
+    weights = load_full_policy(pipeline_folder, device="cpu").params
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DDPOError, match=r"cannot be written to .*Not a directory"):
+        save_pipeline(tmp_path / "file" / "model", weights, model=pipeline_folder)
