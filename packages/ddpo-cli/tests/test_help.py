@@ -47,7 +47,7 @@ def test_python_dash_m_is_the_command():
     assert done.stdout == f"ddpo {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "score", "rewards"])
+@pytest.mark.parametrize("command", ["train", "sample", "eval", "score", "rewards"])
 def test_the_help_of_every_command_has_examples(ddpo, command):
     text = ddpo(command, "--help").stdout
     assert "Examples" in text

@@ -31,7 +31,17 @@ def test_libraries_say_nothing_of_their_own(quick):
     done = run(*quick, "--output", "run")
     assert done.returncode == 0
     assert done.stdout == "run\n"
-    ours = ("before training", "epoch ", "Trained", "Mean reward", "Before and after", "LoRA", "Draw", "Train on")
+    ours = (
+        "before training",
+        "epoch ",
+        "Trained",
+        "Mean reward",
+        "Before and after",
+        "LoRA",
+        "Draw",
+        "Base and",
+        "Train on",
+    )
     assert [line for line in done.stderr.splitlines() if not line.startswith(ours)] == []
 
 

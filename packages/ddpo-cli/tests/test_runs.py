@@ -18,6 +18,7 @@ from ddpo_cli.runs import (
     read_metrics,
     refuse_used,
 )
+from ddpo_cli.sample_log import append_samples
 
 
 def make_run(name: str, *epochs: int) -> Path:
@@ -96,7 +97,10 @@ def test_going_back_drops_later_metrics_and_checkpoints():
     run = make_run("a", 1, 2, 3)
     for epoch in (1, 2, 3):
         append_metrics(run, {"epoch": epoch})
+        append_samples(run, [{"epoch": epoch, "sample": sample} for sample in (1, 0)])
     keep_until(run, 2)
+    logged = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert [(row["epoch"], row["sample"]) for row in logged] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["epoch-000001", "epoch-000002"]
 

@@ -44,7 +44,9 @@ def test_a_run_is_a_folder_with_everything_in_it(ddpo, quick):
         "config.toml",
         "evaluation.json",
         "metrics.jsonl",
-        "lora/pytorch_lora_weights.safetensors",
+        "samples.jsonl",
+        *(f"lora/{name}" for name in ("pytorch_lora_weights.safetensors", "README.md", "reward.png")),
+        "lora/before-after.png",
         *(f"samples/{name}.png" for name in ("epoch-0000", "epoch-0001", "epoch-0002", "before-after")),
         *(
             f"checkpoints/epoch-00000{epoch}/{name}"
@@ -108,6 +110,24 @@ def test_a_resumed_run_ends_bit_for_bit_as_if_it_had_never_stopped(ddpo, quick):
     assert json.loads(Path("whole/evaluation.json").read_text()) == json.loads(
         Path("parts/evaluation.json").read_text()
     )
+
+
+def test_what_every_sample_was_scored_is_logged_with_what_the_reward_said(ddpo, quick, plugin):
+    Path("prompts.jsonl").write_text('{"prompt": "a fox", "answer": "fox"}')
+    said = "{'caption': [text.upper() for text in prompts], 'odd': [float('nan')] * len(prompts)}"
+    body = f"return images.mean((1, 2, 3)), {said}"
+    flags = ("--reward", plugin(body), "--prompts", "file:prompts.jsonl", "--output", "run")
+    assert ddpo(*quick, *flags).exit_code == 0
+    assert ddpo("train", "--resume", "run/checkpoints/epoch-000001", "--epochs", "3").exit_code == 0
+    rows = [json.loads(line) for line in Path("run/samples.jsonl").read_text().splitlines()]
+    assert [(row["epoch"], row["sample"]) for row in rows] == [
+        (epoch, place) for epoch in (1, 2, 3) for place in range(4)
+    ]
+    assert rows[0]["prompt"] == "a fox"
+    assert (rows[0]["metadata"], rows[0]["info"]) == ({"answer": "fox"}, {"caption": "A FOX", "odd": "nan"})
+    for row in metrics("run"):
+        drawn = [sample["reward"] for sample in rows if sample["epoch"] == row["epoch"]]
+        assert np.mean(drawn) == pytest.approx(row["reward_mean"], rel=1e-6)
 
 
 def test_resume_without_a_name_takes_the_last_run(ddpo, quick):
@@ -284,3 +304,14 @@ def test_only_the_newest_checkpoints_are_kept(ddpo, quick):
         file.write(f"keep_last = 2\n{text}")
     ddpo(*quick, "--epochs", "4", "--output", "run")
     assert sorted(path.name for path in Path("run/checkpoints").iterdir()) == ["epoch-000003", "epoch-000004"]
+
+
+def test_the_best_checkpoint_by_a_held_out_reward_is_kept_and_named(ddpo, quick, plugin):
+    # The held-out reward is called once before training, after each epoch but the last, and at the end: epoch 2 wins.
+    held_out = plugin("return [1.0 if len(CALLS) == 3 else 0.0] * len(images)")
+    arguments = ("--held-out", held_out, "--keep-last", "1", "--epochs", "4", "--output", "run")
+    result = ddpo(*quick, *arguments)
+    assert result.exit_code == 0, result.output
+    assert [row.get("held_out_mean") for row in metrics("run")] == [0.0, 1.0, 0.0, None]
+    assert sorted(path.name for path in Path("run/checkpoints").iterdir()) == ["epoch-000002", "epoch-000004"]
+    assert "Best held-out reward: run/checkpoints/epoch-000002" in result.stderr

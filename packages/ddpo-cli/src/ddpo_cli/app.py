@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ddpo_cli import __version__
-from ddpo_cli.commands import rewards, sample, score, train
+from ddpo_cli.commands import evaluate, rewards, sample, score, train
 from ddpo_cli.errors import Settings
 
 HELP = """
@@ -20,6 +20,8 @@ EPILOG = """
   ddpo train                 [dim]the embedded model learns to draw smaller JPEGs[/dim]
 
   ddpo sample runs/0001-jpeg_compressibility
+
+  ddpo eval runs/0001-jpeg_compressibility
 
   ddpo score photos/ --reward jpeg_compressibility --sheet best.png
 
@@ -56,5 +58,6 @@ def _main(
 
 app.command("train", epilog=train.EPILOG)(train.train)
 app.command("sample", epilog=sample.EPILOG)(sample.sample)
+app.command("eval", epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command("score", epilog=score.EPILOG)(score.score)
 app.add_typer(rewards.app, name="rewards")

@@ -49,7 +49,13 @@ class RunConfig(BaseModel):
     grid_samples: PositiveInt = Field(16, description="how many of them the grids in samples/ show")
     sample_every: PositiveInt = Field(5, description="epochs between two grids")
     checkpoint_every: PositiveInt = Field(5, description="epochs between two checkpoints")
-    keep_last: PositiveInt = Field(3, description="how many checkpoints are kept")
+    keep_last: PositiveInt = Field(3, description="how many of the newest checkpoints are kept")
+    held_out: tuple[str, ...] = Field(
+        (), description="rewards, summed, that are measured and never optimised; the best checkpoint by them is kept"
+    )
+    tracker: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        (), description="what else shows curves, pictures and histograms"
+    )
     fit: FitConfig = Field(default_factory=lambda: parse_config(FitConfig, {}))
 
     @model_validator(mode="after")
@@ -62,9 +68,9 @@ class RunConfig(BaseModel):
             )
         return self
 
-    @field_validator("reward", mode="before")
+    @field_validator("reward", "held_out", "tracker", mode="before")
     @classmethod
-    def _one_reward_is_a_list_of_one(cls, value: object) -> object:
+    def _one_is_a_list_of_one(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
 

@@ -34,12 +34,15 @@ class Settings:
 def readable_errors(settings: Settings | None) -> Iterator[None]:
     """Turn every exception of a command into one line on stderr and an exit code (`--debug` adds the traceback)."""
     debug = settings is not None and settings.debug
+    rank = process_rank()
     try:
         yield
     except (typer.Exit, typer.Abort, SystemExit):
         raise
     except KeyboardInterrupt as interrupt:
-        if str(interrupt):
+        if rank != 0:
+            pass  # the first process says it
+        elif str(interrupt):
             say(f"Interrupted: {interrupt}")
         else:
             say("Interrupted.")
@@ -50,7 +53,10 @@ def readable_errors(settings: Settings | None) -> Iterator[None]:
     except Exception as error:
         if debug:
             typer.echo(traceback.format_exc(), err=True, nl=False)
-        say(f"Error: {describe(error)}")
+        if rank == 0:
+            say(f"Error: {describe(error)}")
+        elif type(error).__name__ != "ProcessError":  # that one is said by the process where it happened
+            say(f"Process {rank}: {describe(error)}")
         raise typer.Exit(exit_code(error)) from None
 
 
@@ -74,6 +80,12 @@ def describe(error: BaseException) -> str:
         f"{type(error).__name__}: {text}. "
         "This is a defect of ddpo: run it again with `ddpo --debug ...` and report the traceback."
     )
+
+
+def process_rank() -> int:
+    """Return which process of `torchrun` this is; 0 without it."""
+    rank = os.environ.get("RANK", "0")
+    return int(rank) if rank.isdigit() else 0
 
 
 def exit_code(error: BaseException) -> int:

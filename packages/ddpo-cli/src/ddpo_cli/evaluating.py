@@ -1,14 +1,13 @@
 """The same prompts and seeds every time: grids along the way, and the change from before to after."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from ddpo_cli.display import View, percent
 from ddpo_cli.files import write_text
 from ddpo_cli.grids import before_after, grid, save_png, to_pil
 from ddpo_cli.runs import SAMPLES, sample_path
-from ddpo_cli.setup import Setup
+from ddpo_cli.setup import HELD_OUT, Setup
 from ddpo_core import Evaluation, Params, PromptSet, evaluate
 
 EVALUATION = "evaluation.json"
@@ -35,7 +34,7 @@ def evaluate_fixed(setup: Setup, params: Params, view: View, *, count: int) -> E
     return evaluate(
         setup.policy,
         params,
-        setup.reward_fn,
+        setup.eval_reward_fn,
         PromptSet(whole.prompts[:count], whole.metadata[:count]),
         num_steps=setup.config.fit.num_steps,
         seeds=range(count),
@@ -47,6 +46,12 @@ def evaluate_fixed(setup: Setup, params: Params, view: View, *, count: int) -> E
 def mean(evaluation: Evaluation) -> float:
     """Return the mean score."""
     return float(evaluation.scores.mean())
+
+
+def held_out_mean(evaluation: Evaluation) -> float:
+    """Return the mean of the reward that is never optimised."""
+    scores = [float(score) for score in evaluation.info[HELD_OUT]]
+    return sum(scores) / len(scores)
 
 
 def write_grid(run: Path, epoch: int, evaluation: Evaluation, view: View, *, count: int) -> Path:
@@ -64,7 +69,7 @@ def captions(evaluation: Evaluation) -> list[str]:
 
 
 def write_comparison(run: Path, before: Evaluation, after: Evaluation, *, epoch: int) -> str:
-    """Write before-after.png and evaluation.json; returns the change in words."""
+    """Write before-after.png; returns the change in words."""
     change = percent(mean(before), mean(after))
     sheet = before_after(
         to_pil(before.images[:SHOWN_PAIRS]),
@@ -73,8 +78,20 @@ def write_comparison(run: Path, before: Evaluation, after: Evaluation, *, epoch:
         titles=(f"before: reward {mean(before):.4g}", f"after {epoch} epochs: reward {mean(after):.4g} ({change})"),
     )
     save_png(sheet, run / SAMPLES / BEFORE_AFTER)
-    write_text(run / EVALUATION, json.dumps({"epoch": epoch, **_record(before, after)}, indent=2) + "\n")
     return f"{mean(before):.4g} -> {mean(after):.4g} ({change})"
+
+
+def write_record(run: Path, before: Evaluation, after: Evaluation, *, epoch: int) -> None:
+    """Write evaluation.json, which says that the run is finished."""
+    scores = {"before": before.scores.tolist(), "after": after.scores.tolist()}
+    record = {
+        "epoch": epoch,
+        "prompts": after.prompts.prompts,
+        "seeds": after.seeds,
+        "scores": scores,
+        "mean": {"before": mean(before), "after": mean(after)},
+    }
+    write_text(run / EVALUATION, json.dumps(record, indent=2) + "\n")
 
 
 def is_evaluated(run: Path, epoch: int) -> bool:
@@ -83,13 +100,3 @@ def is_evaluated(run: Path, epoch: int) -> bool:
         return bool(json.loads((run / EVALUATION).read_text(encoding="utf-8"))["epoch"] == epoch)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _record(before: Evaluation, after: Evaluation) -> dict[str, object]:
-    scores: dict[str, Sequence[float]] = {"before": before.scores.tolist(), "after": after.scores.tolist()}
-    return {
-        "prompts": list(after.prompts.prompts),
-        "seeds": list(after.seeds),
-        "scores": scores,
-        "mean": {"before": mean(before), "after": mean(after)},
-    }

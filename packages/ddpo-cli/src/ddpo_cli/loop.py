@@ -1,6 +1,6 @@
 """The epochs of one run: what is written after each, and what is saved when one fails."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -9,13 +9,28 @@ from typing import Any
 
 from ddpo_cli.display import View, stopwatch
 from ddpo_cli.errors import CLIError, describe, is_user_error, say
-from ddpo_cli.evaluating import evaluate_fixed, mean, write_grid
+from ddpo_cli.evaluating import evaluate_fixed, held_out_mean, mean, write_grid
 from ddpo_cli.interrupts import Interrupts
-from ddpo_cli.runs import CHECKPOINTS, append_metrics, checkpoints, remove_checkpoint
+from ddpo_cli.runs import CHECKPOINTS, append_metrics, best_epoch, checkpoint_epoch, checkpoints, remove_checkpoint
+from ddpo_cli.sample_log import append_samples, gather_rows, sample_rows
 from ddpo_cli.setup import Setup
-from ddpo_core import EpochInfo, TrainState, fit, latest_checkpoint, save_checkpoint
+from ddpo_cli.trackers import Log, Record
+from ddpo_core import EpochInfo, Processes, TrainState, fit, latest_checkpoint, save_checkpoint
+from ddpo_core.types import Progress
 
 ALL = 2**31
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run that is being trained, as seen by the process that writes it."""
+
+    run: Path
+    setup: Setup
+    processes: Processes
+    view: View
+    interrupts: Interrupts
+    log: Log
 
 
 @dataclass
@@ -40,50 +55,82 @@ def rescuing(run: Path, state: TrainState, interrupts: Interrupts) -> Iterator[R
         raise told from error
 
 
-def run_epochs(run: Path, setup: Setup, rescue: Rescue, view: View, interrupts: Interrupts) -> None:
+def run_epochs(training: Training, rescue: Rescue) -> None:
     """Train until `config.epochs`, writing metrics, grids and checkpoints; `rescue` holds the last state."""
     lap = stopwatch()
-    missing = max(0, setup.config.epochs - rescue.state.epoch)
-    for state, info in islice(_epochs(setup, rescue.state, view), missing):
-        with interrupts.held_back():
+    view = training.view
+    for state, info, rows in _epochs(training.setup, rescue.state, training.processes, view.show_phase):
+        with training.interrupts.held_back():
             rescue.state, rescue.saved = state, None
             view.show_epoch(info.epoch, info.queries, info.metrics, seconds=lap())
-            _write_epoch(run, setup, rescue, info, view)
+            _write_epoch(training, rescue, info, rows)
+
+
+def follow_epochs(setup: Setup, state: TrainState, processes: Processes) -> None:
+    """Do this process's share of the epochs that another process writes."""
+    for _ in _epochs(setup, state, processes, None):
+        pass
 
 
 def save(run: Path, rescue: Rescue, *, keep_last: int) -> Path:
-    """Save the state, unless it is saved already, and drop all but the `keep_last` newest checkpoints."""
+    """Save the state, unless it is saved already; the `keep_last` newest checkpoints stay, and the best."""
     if rescue.saved is None:
         rescue.saved = save_checkpoint(run / CHECKPOINTS / f"epoch-{rescue.state.epoch:06d}", rescue.state)
+    best = best_epoch(run)
     for old in checkpoints(run)[:-keep_last]:
-        remove_checkpoint(old)
+        if checkpoint_epoch(old) != best:
+            remove_checkpoint(old)
     return rescue.saved
 
 
-def _epochs(setup: Setup, state: TrainState, view: View) -> Iterator[tuple[TrainState, EpochInfo]]:
-    return fit(
+def _epochs(
+    setup: Setup, state: TrainState, processes: Processes, progress: Progress | None
+) -> Iterator[tuple[TrainState, EpochInfo, Sequence[Mapping[str, Any]]]]:
+    """Go through the missing epochs, with the samples of all processes; all processes have to go through all."""
+    config = setup.config.fit
+    owned = processes.owned(config.samples_per_epoch, config.updates_per_epoch)
+    endless = fit(
         state,
         policy=setup.policy,
         optimizer=setup.optimizer,
         reward_fn=setup.reward_fn,
         prompts=setup.prompts,
         loss_fn=setup.objective,
-        config=setup.config.fit,
-        progress=view.show_phase,
+        config=config,
+        progress=progress,
+        processes=processes,
     )
+    for after, info in islice(endless, max(0, setup.config.epochs - state.epoch)):
+        yield after, info, gather_rows(sample_rows(info, owned), processes)
 
 
-def _write_epoch(run: Path, setup: Setup, rescue: Rescue, info: EpochInfo, view: View) -> None:
-    config = setup.config
+def _write_epoch(training: Training, rescue: Rescue, info: EpochInfo, samples: Sequence[Mapping[str, Any]]) -> None:
+    run, config = training.run, training.setup.config
     row: dict[str, Any] = {"epoch": info.epoch, "queries": info.queries, **info.metrics}
+    pictures: dict[str, Path] = {}
     is_last = info.epoch == config.epochs  # the evaluation after training draws this one's grid
     if info.epoch % config.sample_every == 0 and not is_last:
-        evaluation = evaluate_fixed(setup, rescue.state.params, view, count=config.grid_samples)
-        write_grid(run, info.epoch, evaluation, view, count=config.grid_samples)
-        row["samples_reward_mean"] = mean(evaluation)
+        measured, pictures = _look(training, rescue.state)
+        row |= measured
+    append_samples(run, samples)
     append_metrics(run, row)
-    if info.epoch % config.checkpoint_every == 0:
+    is_best = "held_out_mean" in row and best_epoch(run, saved_only=False) == info.epoch
+    if info.epoch % config.checkpoint_every == 0 or is_best:
         save(run, rescue, keep_last=config.keep_last)
+    scalars = {key: value for key, value in row.items() if key != "epoch"}
+    drawn = {name: [sample[name] for sample in samples] for name in ("reward", "advantage")}
+    training.log(Record(info.epoch, scalars, drawn, pictures))
+
+
+def _look(training: Training, state: TrainState) -> tuple[dict[str, float], dict[str, Path]]:
+    """Draw the fixed prompts: a grid for people, means for metrics.jsonl."""
+    config = training.setup.config
+    # Choosing the best checkpoint takes more images than looking at a grid.
+    count = config.eval_samples if config.held_out else config.grid_samples
+    evaluation = evaluate_fixed(training.setup, state.params, training.view, count=count)
+    path = write_grid(training.run, state.epoch, evaluation, training.view, count=config.grid_samples)
+    held_out = {"held_out_mean": held_out_mean(evaluation)} if config.held_out else {}
+    return {"samples_reward_mean": mean(evaluation), **held_out}, {"samples": path}
 
 
 def _with_whereabouts(run: Path, rescue: Rescue, error: BaseException) -> BaseException:

@@ -1,4 +1,4 @@
-"""The run folder: config.toml, metrics.jsonl, samples/, checkpoints/, lora/."""
+"""The run folder: config.toml, metrics.jsonl, samples.jsonl, samples/, checkpoints/, lora/."""
 
 import json
 import re
@@ -14,6 +14,7 @@ from ddpo_cli.files import write_text
 RUNS = Path("runs")
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
+SAMPLE_LOG = "samples.jsonl"
 SAMPLES = "samples"
 CHECKPOINTS = "checkpoints"
 LORA = "lora"
@@ -110,6 +111,14 @@ def checkpoint_epoch(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("epoch-"))
 
 
+def best_epoch(run: Path, *, saved_only: bool = True) -> int | None:
+    """Return the epoch of the highest mean held-out reward, of those that have a checkpoint; None where none has."""
+    saved = {checkpoint_epoch(path) for path in checkpoints(run)}
+    rows = [row for row in read_metrics(run) if "held_out_mean" in row]
+    measured = [row for row in rows if row["epoch"] in saved or not saved_only]
+    return max(measured, key=lambda row: float(row["held_out_mean"]))["epoch"] if measured else None
+
+
 def remove_checkpoint(checkpoint: Path) -> None:
     """Remove a checkpoint: out of the way in one step, for it must be complete or absent."""
     shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.removed")))
@@ -143,22 +152,15 @@ def append_metrics(run: Path, row: Mapping[str, Any]) -> None:
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Return the epochs of metrics.jsonl; a last line torn by a crash is left out."""
-    if not (run / METRICS).is_file():
-        return []
-    rows = []
-    for line in (run / METRICS).read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    return _read_lines(run / METRICS)
 
 
 def keep_until(run: Path, epoch: int) -> None:
-    """Drop the metrics and checkpoints of the epochs after `epoch`, which a resumed run computes again."""
-    rows = [row for row in read_metrics(run) if row["epoch"] <= epoch]
-    if (run / METRICS).exists():
-        write_text(run / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+    """Drop the metrics, samples and checkpoints of the epochs after `epoch`, which a resumed run computes again."""
+    for file in (run / METRICS, run / SAMPLE_LOG):
+        if file.exists():
+            kept = [row for row in _read_lines(file) if row["epoch"] <= epoch]
+            write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
     for checkpoint in checkpoints(run):
         if checkpoint_epoch(checkpoint) > epoch:
             remove_checkpoint(checkpoint)
@@ -167,6 +169,18 @@ def keep_until(run: Path, epoch: int) -> None:
 def sample_path(run: Path, epoch: int) -> Path:
     """Where the samples after `epoch` epochs lie."""
     return run / SAMPLES / f"epoch-{epoch:04d}.png"
+
+
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    if not file.is_file():
+        return []
+    rows = []
+    for line in file.read_text(encoding="utf-8").split("\n"):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
 
 
 def _next_numbered(parent: Path, label: str) -> Path:

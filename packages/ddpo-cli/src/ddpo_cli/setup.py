@@ -1,12 +1,13 @@
 """From a configuration to what the trainer needs; everything that can be refused cheaply is refused first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ddpo_cli.config import RunConfig
 from ddpo_cli.rewarding import as_reward_function, build_reward
+from ddpo_cli.trackers import check_trackers
 from ddpo_core import (
     Objective,
     Optimizer,
@@ -24,6 +25,8 @@ from ddpo_core import (
     sparse_rwr_weights,
 )
 
+HELD_OUT = "held_out"
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -31,32 +34,38 @@ class Setup:
 
     config: RunConfig
     reward_fn: Callable[..., Any]
+    eval_reward_fn: Callable[..., Any]
+    """The same scores, with those of the held-out rewards in the info."""
     prompts: PromptSet
     policy: Policy
     optimizer: Optimizer
     objective: Objective
 
 
-def check(config: RunConfig) -> None:
-    """Raise what is wrong with `config` before a model is loaded.
-
-    Raises:
-        ValueError: an unknown reward, prompt set or option.
-    """
-    build_reward(config.reward)
-    prompt_set(config.prompts)
-
-
 def load(config: RunConfig) -> Setup:
     """Load what `config` names.
 
     Raises:
-        ValueError: a reward, prompt set or model that cannot be had.
+        ValueError: a tracker, reward, prompt set or model that cannot be had.
     """
+    check_trackers(config.tracker)
     reward_fn = as_reward_function(build_reward(config.reward))
+    eval_reward_fn = reward_fn
+    if config.held_out:
+        eval_reward_fn = with_held_out(reward_fn, as_reward_function(build_reward(config.held_out)))
     prompts = prompt_set(config.prompts)
     optimizer = adamw(config.learning_rate, weight_decay=config.weight_decay)
-    return Setup(config, reward_fn, prompts, load_model(config), optimizer, objective(config))
+    return Setup(config, reward_fn, eval_reward_fn, prompts, load_model(config), optimizer, objective(config))
+
+
+def with_held_out(reward_fn: Callable[..., Any], held_out: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a reward function that scores as `reward_fn`, and tells the scores of `held_out` in its info."""
+
+    def reward_function(images: Any, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Any:
+        scores, info = reward_fn(images, prompts, metadata)
+        return scores, {**info, HELD_OUT: held_out(images, prompts, metadata)[0].tolist()}
+
+    return reward_function
 
 
 def objective(config: RunConfig) -> Objective:

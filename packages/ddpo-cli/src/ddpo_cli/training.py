@@ -10,17 +10,28 @@ from ddpo_cli import setup as setups
 from ddpo_cli.config import RunConfig, changed_versions, differences, nest, read_run_config, resolve, to_toml, validate
 from ddpo_cli.console import messages
 from ddpo_cli.display import View, duration, shown, stopwatch
-from ddpo_cli.errors import CLIError, say
-from ddpo_cli.evaluating import BEFORE_AFTER, evaluate_fixed, is_evaluated, mean, write_comparison, write_grid
+from ddpo_cli.errors import CLIError, process_rank, say
+from ddpo_cli.evaluating import (
+    BEFORE_AFTER,
+    evaluate_fixed,
+    is_evaluated,
+    mean,
+    write_comparison,
+    write_grid,
+    write_record,
+)
 from ddpo_cli.files import write_text
-from ddpo_cli.interrupts import Interrupts, handled
-from ddpo_cli.loop import Rescue, rescuing, run_epochs, save
+from ddpo_cli.interrupts import handled
+from ddpo_cli.loop import Rescue, Training, follow_epochs, rescuing, run_epochs, save
+from ddpo_cli.model_card import write_model_card
 from ddpo_cli.planning import print_plan
 from ddpo_cli.rewarding import label
 from ddpo_cli.runs import (
+    CHECKPOINTS,
     CONFIG,
     LORA,
     SAMPLES,
+    best_epoch,
     create_run,
     find_checkpoint,
     keep_until,
@@ -29,40 +40,42 @@ from ddpo_cli.runs import (
     refuse_used,
 )
 from ddpo_cli.setup import Setup
-from ddpo_core import TrainState, init, load_checkpoint, save_lora
+from ddpo_cli.trackers import Record, tracking
+from ddpo_core import Processes, TrainState, init, load_checkpoint, processes_from_environment, save_lora
 
-FREE_TO_CHANGE = frozenset({"epochs", "device", "sample_every", "checkpoint_every", "keep_last", "reward_workers"})
+FREE_TO_CHANGE = frozenset(
+    {"epochs", "device", "sample_every", "checkpoint_every", "keep_last", "held_out", "tracker", "reward_workers"}
+)
 
 
 def start_run(flags: Mapping[str, Any], *, preset: str | None, config: Path | None, output: Path | None) -> None:
     """Train in a new run folder."""
     resolved = resolve(config, flags, preset=preset)
-    if output is not None:
-        refuse_used(output)
-    setup = _load(resolved)
-    state = init(setup.policy, setup.optimizer, seed=resolved.seed)
-    run = create_run(output, label=label(resolved.reward), config=to_toml(resolved))
-    _train(run, setup, state)
+    with processes_from_environment() as processes:
+        if processes.is_writer and output is not None:
+            refuse_used(output)
+        setup = _load(resolved, processes)
+        state = init(setup.policy, setup.optimizer, seed=resolved.seed)
+        if not processes.is_writer:
+            _follow(setup, state, processes)
+            return
+        run = create_run(output, label=label(resolved.reward), config=to_toml(resolved))
+        _train(run, setup, state, processes)
 
 
 def resume_run(target: Path | None, flags: Mapping[str, Any], *, force: bool) -> None:
     """Go on with a run from its last checkpoint, or from the checkpoint given, as if it had never stopped."""
     run, checkpoint = find_checkpoint(target)
     config = _resumed_config(run, flags, force=force)
-    setup = _load(config)
-    state = load_checkpoint(checkpoint, setup.policy, setup.optimizer)
-    if is_evaluated(run, epoch=max(state.epoch, config.epochs)):
-        raise CLIError(
-            f"{str(run)!r} is finished: {state.epoch} of {config.epochs} epochs; "
-            f"for more: ddpo train --resume {run} --epochs {2 * config.epochs}"
-        )
-    with locked(run):
-        for name, (then, now) in changed_versions(run).items():
-            say(f"{name} was {then} when the run was started and is {now} now: numbers may differ a little")
-        write_text(run / CONFIG, to_toml(config))
-        keep_until(run, state.epoch)
-    say(f"Going on with {run} after epoch {state.epoch}")
-    _train(run, setup, state)
+    with processes_from_environment() as processes:
+        setup = _load(config, processes)
+        state = load_checkpoint(checkpoint, setup.policy, setup.optimizer)
+        if not processes.is_writer:
+            _follow(setup, state, processes)
+            return
+        _prepare(run, config, state)
+        say(f"Going on with {run} after epoch {state.epoch}")
+        _train(run, setup, state, processes)
 
 
 def plan_run(
@@ -75,6 +88,8 @@ def plan_run(
     force: bool,
 ) -> None:
     """Print what `start_run` or `resume_run` would do with these arguments."""
+    if process_rank() != 0:
+        return
     if resume:
         print_plan(_resumed_config(find_checkpoint(run)[0], flags, force=force))
     else:
@@ -94,43 +109,79 @@ def _resumed_config(run: Path, flags: Mapping[str, Any], *, force: bool) -> RunC
     return wanted
 
 
-def _load(config: RunConfig) -> Setup:
+def _load(config: RunConfig, processes: Processes) -> Setup:
     console = messages()
-    if not console.is_terminal:
+    if not console.is_terminal or not processes.is_writer:
         return setups.load(config)
     with console.status(f"Loading {config.model}"):
         return setups.load(config)
 
 
-def _train(run: Path, setup: Setup, state: TrainState) -> None:
+def _prepare(run: Path, config: RunConfig, state: TrainState) -> None:
+    """Take a run back to `state`, the epochs after which are computed again."""
+    if is_evaluated(run, epoch=max(state.epoch, config.epochs)):
+        raise CLIError(
+            f"{str(run)!r} is finished: {state.epoch} of {config.epochs} epochs; "
+            f"for more: ddpo train --resume {run} --epochs {2 * config.epochs}"
+        )
+    with locked(run):
+        for name, (then, now) in changed_versions(run).items():
+            say(f"{name} was {then} when the run was started and is {now} now: numbers may differ a little")
+        write_text(run / CONFIG, to_toml(config))
+        keep_until(run, state.epoch)
+
+
+def _follow(setup: Setup, state: TrainState, processes: Processes) -> None:
+    with handled():
+        follow_epochs(setup, state, processes)
+
+
+def _train(run: Path, setup: Setup, state: TrainState, processes: Processes) -> None:
     """Evaluate, train, evaluate again; say what came of it and print the run's path to stdout."""
-    view = _view(run, setup.config)
+    config, view = setup.config, _view(run, setup.config)
     clock = stopwatch()
-    with locked(run), handled() as interrupts, shown(view, messages()), rescuing(run, state, interrupts) as rescue:
-        change = _evaluated(run, setup, view, interrupts, rescue)
+    with (
+        locked(run),
+        handled() as interrupts,
+        shown(view, messages()),
+        rescuing(run, state, interrupts) as rescue,
+        tracking(run, config, epoch=state.epoch) as log,
+    ):
+        change = _evaluated(Training(run, setup, processes, view, interrupts, log), rescue)
     say(f"Trained {view.epoch} epochs in {duration(clock())}.")
-    say(f"Mean reward on {setup.config.eval_samples} fixed prompts and seeds: {change}")
+    say(f"Mean reward on {config.eval_samples} fixed prompts and seeds: {change}")
+    best = best_epoch(run)
+    if best is not None:
+        say(f"Best held-out reward: {run / CHECKPOINTS / f'epoch-{best:06d}'}")
     say(f"Before and after:    {run / SAMPLES / BEFORE_AFTER}")
     say(f"LoRA for diffusers:  {run / LORA}")
     say(f"Draw samples:        ddpo sample {run}")
-    say(f"Train on:            ddpo train --resume {run} --epochs {2 * setup.config.epochs}")
+    say(f"Base and finetuned:  ddpo eval {run}")
+    say(f"Train on:            ddpo train --resume {run} --epochs {2 * config.epochs}")
     typer.echo(run)
 
 
-def _evaluated(run: Path, setup: Setup, view: View, interrupts: Interrupts, rescue: Rescue) -> str:
-    config = setup.config
+def _evaluated(training: Training, rescue: Rescue) -> str:
+    run, setup, view, config = training.run, training.setup, training.view, training.setup.config
     before = evaluate_fixed(setup, setup.policy.params, view, count=config.eval_samples)
-    with interrupts.held_back():
-        write_grid(run, 0, before, view, count=config.grid_samples)
+    with training.interrupts.held_back():
+        picture = write_grid(run, 0, before, view, count=config.grid_samples)
         view.print_line(f"before training: mean reward {mean(before):.4g}, images in {run / SAMPLES}")
-    run_epochs(run, setup, rescue, view, interrupts)
-    with interrupts.held_back():
+        if rescue.state.epoch == 0:
+            training.log(Record(0, {"samples_reward_mean": mean(before)}, pictures={"samples": picture}))
+    run_epochs(training, rescue)
+    with training.interrupts.held_back():
         save(run, rescue, keep_last=config.keep_last)
         save_lora(run / LORA, rescue.state.params)
     after = evaluate_fixed(setup, rescue.state.params, view, count=config.eval_samples)
-    with interrupts.held_back():
-        write_grid(run, rescue.state.epoch, after, view, count=config.grid_samples)
-        return write_comparison(run, before, after, epoch=rescue.state.epoch)
+    with training.interrupts.held_back():
+        epoch = rescue.state.epoch
+        picture = write_grid(run, epoch, after, view, count=config.grid_samples)
+        training.log(Record(epoch, {"samples_reward_mean": mean(after)}, pictures={"samples": picture}))
+        change = write_comparison(run, before, after, epoch=epoch)
+        write_model_card(run, config, before, after)
+        write_record(run, before, after, epoch=epoch)
+        return change
 
 
 def _view(run: Path, config: RunConfig) -> View:

@@ -26,6 +26,10 @@ EPILOG = """
 
   ddpo train --config runs/0001-jpeg_compressibility/config.toml --seed 1
 
+  ddpo train --tracker tensorboard         [dim]tensorboard --logdir runs[/dim]
+
+  torchrun --nproc-per-node 8 -m ddpo_cli train --preset aesthetic
+
   ddpo train --resume             [dim]go on with the last run[/dim]
 
 Ctrl-C writes a checkpoint and says how to go on; a second Ctrl-C leaves at once.
@@ -49,6 +53,14 @@ class Algorithm(StrEnum):
     ddpo_sf = "ddpo-sf"
     rwr = "rwr"
     rwr_sparse = "rwr-sparse"
+
+
+class Tracker(StrEnum):
+    """The services that show runs."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    trackio = "trackio"
 
 
 _WHAT, _HOW, _RUN = "What to train", "How to train", "The run"
@@ -165,6 +177,30 @@ def train(
             rich_help_panel=_HOW,
         ),
     ] = None,
+    keep_last: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="How many of the newest checkpoints are kept.", show_default="3", rich_help_panel=_RUN
+        ),
+    ] = None,
+    held_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REF",
+            help="A reward that is measured and never optimised; the best checkpoint by it is kept.",
+            show_default=False,
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    tracker: Annotated[
+        list[Tracker] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Also show curves, pictures and histograms in tensorboard, wandb or trackio; repeat for several.",
+            show_default=False,
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -216,6 +252,9 @@ def train(
         "seed": seed,
         "device": device,
         "dtype": dtype and dtype.value,
+        "keep_last": keep_last,
+        "held_out": held_out,
+        "tracker": [one.value for one in tracker or ()],
     }
     with readable_errors(context.obj):
         if run is not None and not resume:

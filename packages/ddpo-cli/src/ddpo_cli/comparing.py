@@ -1,0 +1,237 @@
+"""The body of `ddpo eval`: base and finetuned model side by side on the same prompts and seeds."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ddpo_cli.bootstrap import CONFIDENCE, RESAMPLES, Interval, compare
+from ddpo_cli.config import RunConfig, nest, read_run_config, validate
+from ddpo_cli.console import Format, emit, messages
+from ddpo_cli.display import percent
+from ddpo_cli.errors import CLIError, say
+from ddpo_cli.evaluating import SHOWN_PAIRS, captions, fixed_prompts, mean
+from ddpo_cli.files import write_text
+from ddpo_cli.grids import before_after, save_png, to_pil
+from ddpo_cli.rewarding import build_reward, label
+from ddpo_cli.runs import find_checkpoint
+from ddpo_cli.setup import load_model
+from ddpo_core import Evaluation, Params, Policy, PromptSet, adamw, evaluate, load_checkpoint, prompt_set
+from ddpo_rewards import Reward
+
+UNSEEN = ("unseen_animals", "unseen_objects", "unseen_activities")
+COLUMNS = (
+    "prompts", "seen", "reward", "images", "base", "base_low", "base_high", "finetuned", "finetuned_low",
+    "finetuned_high", "change", "change_low", "change_high", "improved",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Order:
+    """What `ddpo eval` was asked to compare."""
+
+    target: Path | None
+    rewards: tuple[str, ...]
+    prompts: tuple[str, ...]
+    num_images: int
+    seed: int
+    output: Path | None
+    flags: Mapping[str, Any]  # options of the run that are given otherwise: num_steps, device
+
+
+class Pair(NamedTuple):
+    """One prompt set drawn with both models."""
+
+    prompts: str
+    base: Evaluation
+    finetuned: Evaluation
+
+
+class Models(NamedTuple):
+    """A policy with its weights before and after training."""
+
+    policy: Policy
+    base: Params
+    finetuned: Params
+
+
+def run_comparison(order: Order, format: Format) -> None:
+    """Draw, score, compare; print the rows to stdout, write grids and every score to a folder."""
+    run, checkpoint = find_checkpoint(order.target)
+    given = nest({key: value for key, value in order.flags.items() if value is not None})
+    config = validate(read_run_config(run).model_dump(exclude_none=True), given)
+    rewards = _build_rewards(config, order.rewards)
+    sets = _choose_sets(order, config, rewards)
+    folder = order.output or run / "eval" / checkpoint.name
+    if folder.exists() and not folder.is_dir():
+        raise CLIError(f"--output {str(folder)!r} is a file; want a folder")
+    with messages().status(f"Loading {checkpoint}"):
+        policy = load_model(config)
+        finetuned = load_checkpoint(checkpoint, policy, adamw(config.learning_rate)).params
+    models = Models(policy, policy.params, finetuned)
+    pairs = _draw_pairs(models, sets, rewards, config, seed=order.seed)
+    rows = [{"seen": pair.prompts == config.prompts, **row} for pair in pairs for row in _rows(pair, tuple(rewards))]
+    _write(folder, pairs, rows, checkpoint=checkpoint, config=config)
+    _print(rows, format, title=f"{run}: base and {checkpoint.name}, {CONFIDENCE:.0%} intervals")
+    say(f"Grids and every score: {folder}")
+
+
+def score_with_all(rewards: Mapping[str, Reward]) -> Callable[..., Any]:
+    """Return a reward function that scores with the first of `rewards`, and tells all scores in its info."""
+
+    def reward_function(images: Any, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Any:
+        import torch
+
+        scores = {name: reward(images, prompts, metadata).scores for name, reward in rewards.items()}
+        info = {name: values.tolist() for name, values in scores.items()}
+        return torch.from_numpy(next(iter(scores.values()))), info
+
+    return reward_function
+
+
+def _build_rewards(config: RunConfig, further: Sequence[str]) -> dict[str, Reward]:
+    """Build what the run was trained with, and what else is asked for, by name."""
+    rewards = {label(config.reward): build_reward(config.reward)}
+    for reference in further:
+        if reference in rewards:
+            raise CLIError(f"--reward {reference!r} is what the run was trained with or is given twice; leave it out")
+        rewards[reference] = build_reward([reference])
+    return rewards
+
+
+def _choose_sets(order: Order, config: RunConfig, rewards: Mapping[str, Reward]) -> dict[str, PromptSet]:
+    """Look up the prompt sets: those asked for, or the run's and the unseen ones that the rewards can score."""
+    names = order.prompts or (config.prompts, *(name for name in UNSEEN if name != config.prompts))
+    sets = {name: fixed_prompts(prompt_set(name), order.num_images) for name in names}
+    if order.prompts:
+        return sets
+    # A function of one's own does not say what it needs; where the run gave it metadata, it may well read them.
+    has_metadata = any(sets[config.prompts].metadata)
+    needy = [
+        name for name, reward in rewards.items() if "metadata" in reward.spec.needs or (has_metadata and ":" in name)
+    ]
+    bare = [name for name, chosen in sets.items() if needy and not all(chosen.metadata)]
+    for name in bare:
+        say(f"{name} is left out: it has no metadata for {needy[0]}")
+    return {name: chosen for name, chosen in sets.items() if name not in bare}
+
+
+def _draw_pairs(
+    models: Models, sets: Mapping[str, PromptSet], rewards: Mapping[str, Reward], config: RunConfig, *, seed: int
+) -> list[Pair]:
+    reward_fn = score_with_all(rewards)
+    pairs = []
+    with _progress(2 * sum(len(chosen.prompts) for chosen in sets.values())) as told:
+
+        def draw(params: Params, chosen: PromptSet) -> Evaluation:
+            seeds = range(seed, seed + len(chosen.prompts))
+            fit, size = config.fit, config.fit.sample_batch_size
+            return evaluate(
+                models.policy,
+                params,
+                reward_fn,
+                chosen,
+                num_steps=fit.num_steps,
+                seeds=seeds,
+                batch_size=size,
+                progress=told,
+            )
+
+        for name, chosen in sets.items():
+            pairs.append(Pair(name, draw(models.base, chosen), draw(models.finetuned, chosen)))
+    return pairs
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar over all images; yields the `progress` that `evaluate` calls."""
+    console = messages()
+    columns = (TextColumn("drawing and scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    finished = 0
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("images", total=total)
+
+        def told(_: str, done: int, part: int) -> None:
+            nonlocal finished
+            bar.update(task, completed=finished + done)
+            if done == part:
+                finished += part
+                if not console.is_terminal:
+                    say(f"{finished}/{total} images drawn and scored")
+
+        yield told
+
+
+def _rows(pair: Pair, rewards: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for name in rewards:
+        found = compare(pair.base.info[name], pair.finetuned.info[name])
+        row = {"prompts": pair.prompts, "reward": name, "images": len(pair.base.seeds), "improved": found.improved}
+        for part in ("base", "finetuned", "change"):
+            interval: Interval = getattr(found, part)
+            row |= {part: interval.mean, f"{part}_low": interval.low, f"{part}_high": interval.high}
+        yield row
+
+
+def _write(
+    folder: Path, pairs: Sequence[Pair], rows: Sequence[Mapping[str, Any]], *, checkpoint: Path, config: RunConfig
+) -> None:
+    """Write a grid per prompt set, and eval.json with the rows and every score."""
+    for pair in pairs:
+        save_png(_sheet(pair), folder / f"{_file_name(pair.prompts)}.png")
+    record = {
+        "checkpoint": checkpoint.name,
+        "model": config.model,
+        "num_steps": config.fit.num_steps,
+        "guidance_scale": config.guidance_scale,
+        "confidence": CONFIDENCE,
+        "resamples": RESAMPLES,
+        "rows": rows,
+        "scores": {pair.prompts: _scores(pair) for pair in pairs},
+    }
+    write_text(folder / "eval.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def _scores(pair: Pair) -> dict[str, Any]:
+    return {
+        "prompts": pair.base.prompts.prompts,
+        "seeds": pair.base.seeds,
+        "base": dict(pair.base.info),
+        "finetuned": dict(pair.finetuned.info),
+    }
+
+
+def _sheet(pair: Pair) -> Any:
+    before, after = mean(pair.base), mean(pair.finetuned)
+    return before_after(
+        to_pil(pair.base.images[:SHOWN_PAIRS]),
+        to_pil(pair.finetuned.images[:SHOWN_PAIRS]),
+        captions=(captions(pair.base), captions(pair.finetuned)),
+        titles=(f"base: reward {before:.4g}", f"finetuned: reward {after:.4g} ({percent(before, after)})"),
+    )
+
+
+def _print(rows: Sequence[Mapping[str, Any]], format: Format, *, title: str) -> None:
+    if format is not Format.table:
+        emit([{key: row[key] for key in COLUMNS} for row in rows], format, columns=COLUMNS)
+        return
+    shown = [
+        {
+            **row,
+            "prompts": f"{row['prompts']}{'' if row['seen'] else ' (unseen)'}",
+            "change": f"{row['change']:+.4g} ({row['change_low']:+.4g} to {row['change_high']:+.4g})",
+            "improved": f"{row['improved']:.0%}",
+        }
+        for row in rows
+    ]
+    several = len({row["reward"] for row in rows}) > 1
+    columns = ("prompts", *(["reward"] if several else []), "base", "finetuned", "change", "improved")
+    emit(shown, format, columns=columns, title=title if several else f"{rows[0]['reward']} of {title}")
+
+
+def _file_name(prompts: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "_", prompts.removeprefix("file:")).strip("_")

@@ -1,0 +1,134 @@
+"""The README.md of a LoRA folder: what it is, how well it does, how to use it."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ddpo_cli.bootstrap import CONFIDENCE, compare
+from ddpo_cli.charts import line_chart
+from ddpo_cli.config import BUILTIN_MODEL, RunConfig
+from ddpo_cli.evaluating import BEFORE_AFTER
+from ddpo_cli.files import write_text
+from ddpo_cli.grids import save_png
+from ddpo_cli.runs import LORA, SAMPLES, read_metrics
+from ddpo_core import Evaluation
+
+CARD, CURVE = "README.md", "reward.png"
+
+TEMPLATE = """\
+---
+library_name: diffusers
+pipeline_tag: text-to-image
+{base_model}tags: [text-to-image, lora, reinforcement-learning, ddpo]
+---
+
+# {title}
+
+A LoRA for {base}, finetuned so that its samples score higher under {reward}: {algorithm} with ddpo {version}.
+
+{result}
+
+![Mean reward of each epoch, and one standard deviation]({curve})
+
+![The same prompts and seeds before and after]({pictures})
+
+## Use
+
+```python
+{usage}
+```
+
+## Training
+
+{table}
+
+A higher score is not the same as a better picture: what the reward does not measure may have become worse. The licence
+of the base model holds for this one too.
+"""
+
+
+def write_model_card(run: Path, config: RunConfig, before: Evaluation, after: Evaluation) -> None:
+    """Write README.md, the reward curve and the pictures beside the LoRA of `run`, if it has any metrics."""
+    folder = run / LORA
+    rows = read_metrics(run)
+    if not rows:
+        return
+    save_png(reward_curve(rows, " + ".join(config.reward)), folder / CURVE)
+    shutil.copyfile(run / SAMPLES / BEFORE_AFTER, folder / BEFORE_AFTER)
+    hub_id = config.model if not _is_local(config.model) else None
+    text = TEMPLATE.format(
+        base_model=f"base_model: {hub_id}\n" if hub_id else "",
+        title=run.name,
+        base=_name(config.model),
+        reward=" + ".join(f"`{reference}`" for reference in config.reward),
+        algorithm=config.algorithm.upper(),
+        version=version("ddpo-cli"),
+        result=_result(before, after),
+        curve=CURVE,
+        pictures=BEFORE_AFTER,
+        usage=_usage(config),
+        table=_table(config, rows),
+    )
+    write_text(folder / CARD, text)
+
+
+def reward_curve(rows: Sequence[Mapping[str, Any]], title: str) -> Any:
+    """Draw the mean reward over the queries, with a band of one standard deviation."""
+    return line_chart(
+        [row["queries"] for row in rows],
+        [row["reward_mean"] for row in rows],
+        band=[row["reward_std"] for row in rows],
+        title=title,
+        x_label="queries of the reward",
+    )
+
+
+def _result(before: Evaluation, after: Evaluation) -> str:
+    found = compare(before.scores.tolist(), after.scores.tolist())
+    return (
+        f"Mean score of {len(before.seeds)} images, the same prompts and seeds before and after: "
+        f"{found.base.mean:.4g} and {found.finetuned.mean:.4g}. The change is {found.change.mean:+.4g}, "
+        f"{CONFIDENCE:.0%} interval {found.change.low:+.4g} to {found.change.high:+.4g} (paired bootstrap)."
+    )
+
+
+def _usage(config: RunConfig) -> str:
+    head, model = "", repr(_name(config.model))
+    if config.model == BUILTIN_MODEL:
+        head, model = "from ddpo_core.emoji import pipeline_path\n", "pipeline_path()"
+    return (
+        f"{head}from diffusers import DDIMScheduler, DiffusionPipeline\n\n"
+        f"pipeline = DiffusionPipeline.from_pretrained({model})\n"
+        "pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)\n"
+        'pipeline.load_lora_weights("path/to/this/folder")\n'
+        f"options = dict(num_inference_steps={config.fit.num_steps}, guidance_scale={config.guidance_scale}, "
+        f"eta={config.eta})\n"
+        'pipeline("a fox", **options).images[0].save("fox.png")'
+    )
+
+
+def _table(config: RunConfig, rows: Sequence[Mapping[str, Any]]) -> str:
+    facts = {
+        "prompts": _name(config.prompts.removeprefix("file:")),
+        "epochs": rows[-1]["epoch"],
+        "queries": rows[-1]["queries"],
+        "samples per epoch": config.fit.samples_per_epoch,
+        "updates per epoch": config.fit.updates_per_epoch * config.fit.passes_per_epoch,
+        "denoising steps": config.fit.num_steps,
+        "guidance scale": config.guidance_scale,
+        "learning rate": config.learning_rate,
+        "LoRA rank": config.lora_rank,
+        "seed": config.seed,
+    }
+    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+
+
+def _is_local(model: str) -> bool:
+    return model == BUILTIN_MODEL or Path(model).exists()
+
+
+def _name(place: str) -> str:
+    """Return a hub id as it is, and of a path its last part: the rest of it is nobody's business."""
+    return Path(place).name if Path(place).exists() else place

@@ -1,0 +1,83 @@
+"""What a run leaves for others: the model card, and what trackers show."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpo_cli.charts import line_chart, ticks
+
+
+def pixels(path: str) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_ticks_are_round_numbers_within_the_range():
+    assert ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(640.0, 1600.0) == [800.0, 1000.0, 1200.0, 1400.0, 1600.0]
+
+
+def test_a_rising_curve_rises_in_the_picture():
+    picture = np.asarray(line_chart([64, 128, 192], [-3.0, -2.0, -1.0], band=[0.1] * 3, title="reward", x_label="x"))
+    is_curve = (np.abs(picture.astype(int) - (31, 119, 180)).sum(2)) < 60
+    columns = np.flatnonzero(is_curve.any(0))
+    heights = [np.flatnonzero(is_curve[:, column]).mean() for column in columns]
+    assert heights[0] > heights[len(heights) // 2] > heights[-1]  # rows count downwards
+
+
+@pytest.mark.parametrize("values", [[2.0], [0.0, 0.0], [1e-9, 2e-9], [-1e6, 1e6]])
+def test_any_curve_can_be_drawn(values):
+    drawn = line_chart(range(len(values)), values, band=[0.0] * len(values), title="t", x_label="x")
+    assert drawn.size == (720, 400)
+
+
+def test_the_usage_on_the_model_card_draws_what_it_says(ddpo, quick, tiny_model):
+    assert ddpo(*quick, "--learning-rate", "0.1", "--output", "run").exit_code == 0
+    card = Path("run/lora/README.md").read_text()
+    for picture in re.findall(r"!\[.*\]\((.+)\)", card):
+        assert pixels(f"run/lora/{picture}").size
+    assert str(tiny_model.parent) not in card
+    code = card.split("```python\n")[1].split("```")[0]
+    code = code.replace("'tiny'", repr(str(tiny_model))).replace("path/to/this/folder", "run/lora")
+    exec(code.replace('"a fox"', '"a fox", height=16, width=16'), {})
+    assert pixels("fox.png").shape == (16, 16, 3)
+
+
+def test_the_card_names_the_base_model_only_where_others_can_find_it(ddpo, quick):
+    from ddpo_cli.model_card import _is_local, _name
+
+    assert _name("CompVis/stable-diffusion-v1-4") == "CompVis/stable-diffusion-v1-4"
+    assert not _is_local("CompVis/stable-diffusion-v1-4")
+    Path("mine").mkdir()
+    assert (_is_local("mine"), _name(str(Path("mine").absolute()))) == (True, "mine")
+
+
+def test_tensorboard_shows_curves_pictures_and_histograms_and_hides_what_was_computed_again(ddpo, quick):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert ddpo(*quick, "--tracker", "tensorboard", "--output", "run").exit_code == 0
+    again = ddpo("train", "--resume", "run/checkpoints/epoch-000001", "--epochs", "3")
+    assert again.exit_code == 0, again.output
+    shown = EventAccumulator("run/tensorboard", size_guidance={"images": 0, "histograms": 0})
+    shown.Reload()
+    assert [event.step for event in shown.Scalars("reward_mean")] == [1, 2, 3]
+    assert [event.step for event in shown.Histograms("reward")] == [1, 2, 3]
+    assert shown.Histograms("reward")[0].histogram_value.num == 4
+    assert {event.step for event in shown.Images("samples")} >= {0, 1, 2, 3}
+    assert "config/text_summary" in shown.Tags()["tensors"]
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
+def test_a_tracker_that_is_not_installed_is_said_before_anything_is_loaded(ddpo, quick, monkeypatch, name):
+    monkeypatch.setattr(sys, "path", [])  # nothing is installed
+    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if "Editable" not in str(finder)])
+    for known in [key for key in sys.modules if key.partition(".")[0] == name]:
+        monkeypatch.delitem(sys.modules, known)
+    result = ddpo(*quick, "--tracker", name)
+    assert result.exit_code == 2
+    assert f"--tracker {name} needs the package {name}: pip install {name}" in result.stderr
+    assert not Path("runs").exists()
