@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ddpo_core.emoji import pipeline_path
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -25,3 +27,27 @@ def test_the_toy_example_learns_to_go_to_its_target(tmp_path):
     seen = rewards(run_example("toy.py", tmp_path))
     assert seen[0] == pytest.approx(-2.18, abs=0.3)
     assert seen[-1] > -0.6
+
+
+def test_the_custom_loop_learns_like_fit(tmp_path):
+    seen = rewards(run_example("custom_loop.py", tmp_path))
+    assert seen[0] == pytest.approx(-2.18, abs=0.3)
+    assert seen[-1] > -1.0
+
+
+def test_every_custom_objective_learns(tmp_path):
+    seen = rewards(run_example("custom_objective.py", tmp_path))
+    assert len(seen) == 3
+    assert min(seen) > -1.6
+
+
+@pytest.mark.skipif(not (pipeline_path() / "model_index.json").is_file(), reason="the embedded model is not built")
+def test_the_stable_diffusion_example_writes_what_it_says(tmp_path):
+    seen = rewards(run_example("stable_diffusion.py", tmp_path))
+    assert len(seen) == 4
+    assert {entry.name for entry in tmp_path.iterdir()} == {"before.png", "after.png", "lora"}
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_examples_are_short(example):
+    assert len(example.read_text(encoding="utf-8").splitlines()) < 60

@@ -116,14 +116,14 @@ def prune_checkpoints(
         raise DDPOError(f"keep_last={keep_last!r}: want at least 1, or there is nothing to go on from")
     saved = _checkpoints(run_dir)
     kept = {*sorted(saved)[-keep_last:], *keep}
-    for epoch, path in saved.items():
-        if epoch not in kept:
-            aside = path.with_name(f".{path.name}.removed")
-            try:
-                path.rename(aside)
-                shutil.rmtree(aside)
-            except OSError as error:
-                raise CheckpointError(f"checkpoint {str(path)!r} cannot be removed: {reason(error)}") from None
+    try:
+        for epoch in saved.keys() - kept:
+            saved[epoch].rename(saved[epoch].with_name(f".{saved[epoch].name}.removed"))
+        # Those of a process that was killed here go as well.
+        for aside in (Path(run_dir) / "checkpoints").glob(".epoch-*.removed"):
+            shutil.rmtree(aside)
+    except OSError as error:
+        raise CheckpointError(f"old checkpoints of {str(run_dir)!r} cannot be removed: {reason(error)}") from None
     return tuple(saved[epoch] for epoch in sorted(saved) if epoch in kept)
 
 
