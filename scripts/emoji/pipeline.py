@@ -13,7 +13,7 @@ from denoiser import Denoiser, build_scheduler
 
 
 def save_pipeline(denoiser: Denoiser, vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write a folder that `StableDiffusionPipeline.from_pretrained` takes: float16, safetensors."""
+    """Write a folder that `StableDiffusionPipeline.from_pretrained` takes: safetensors, the large parts in float16."""
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=denoiser.text_encoder,
@@ -24,7 +24,10 @@ def save_pipeline(denoiser: Denoiser, vae: AutoencoderKL, tokenizer: CLIPTokeniz
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    pipeline.to(dtype=torch.float16)
+    # transformers loads what is stored, diffusers float32: stored in half, the two would not fit each other.
+    pipeline.text_encoder.float()
+    pipeline.save_pretrained(folder, safe_serialization=True)
 
 
 def draw_samples(

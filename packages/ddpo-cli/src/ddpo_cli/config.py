@@ -76,10 +76,19 @@ class RunConfig(BaseModel):
 
 FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
     BUILTIN_MODEL: {
-        "epochs": 25,
-        "learning_rate": 1e-3,
+        "epochs": 50,
+        "learning_rate": 2e-3,
+        "lora_rank": 8,
         "guidance_scale": 1.0,
-        "fit": {"num_steps": 10, "sample_batch_size": 16, "micro_batch_size": 16},
+        "clip_range": 2e-3,
+        "fit": {
+            "num_steps": 10,
+            "updates_per_epoch": 8,
+            "sample_batch_size": 32,
+            "micro_batch_size": 32,
+            "timestep_fraction": 0.5,
+            "advantage_baseline": "epoch",
+        },
     }
 }
 """What differs from `RunConfig`'s defaults for a model whose best settings were measured (benchmarks/RESULTS.md)."""

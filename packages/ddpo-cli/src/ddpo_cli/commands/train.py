@@ -123,7 +123,7 @@ def train(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Rounds of sample, score, update.", show_default="25", rich_help_panel=_HOW),
+        typer.Option(metavar="N", help="Rounds of sample, score, update.", show_default="50", rich_help_panel=_HOW),
     ] = None,
     num_steps: Annotated[
         int | None,
@@ -134,20 +134,20 @@ def train(
     ] = None,
     updates_per_epoch: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Optimizer updates per epoch.", show_default="4", rich_help_panel=_HOW),
+        typer.Option(metavar="N", help="Optimizer updates per epoch.", show_default="8", rich_help_panel=_HOW),
     ] = None,
     timestep_fraction: Annotated[
         float | None,
         typer.Option(
-            metavar="X", help="Share of the denoising steps trained, 0 to 1.", show_default="1.0", rich_help_panel=_HOW
+            metavar="X", help="Share of the denoising steps trained, 0 to 1.", show_default="0.5", rich_help_panel=_HOW
         ),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(metavar="X", help="AdamW's learning rate.", show_default="0.001", rich_help_panel=_HOW),
+        typer.Option(metavar="X", help="AdamW's learning rate.", show_default="0.002", rich_help_panel=_HOW),
     ] = None,
     lora_rank: Annotated[
-        int | None, typer.Option(metavar="N", help="Rank of the trained LoRA.", show_default="4", rich_help_panel=_HOW)
+        int | None, typer.Option(metavar="N", help="Rank of the trained LoRA.", show_default="8", rich_help_panel=_HOW)
     ] = None,
     guidance_scale: Annotated[
         float | None,
