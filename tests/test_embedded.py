@@ -90,10 +90,13 @@ def test_diffusers_loads_the_lora_of_the_run_and_draws_what_it_learnt(short_run)
 
     pipeline = StableDiffusionPipeline.from_pretrained(pipeline_path())
     pipeline.set_progress_bar_config(disable=True)
-    pictures = []
-    for _ in range(2):
+
+    def draw():
         generator = torch.Generator().manual_seed(0)
-        drawn = pipeline("a fox", num_inference_steps=4, guidance_scale=1.0, generator=generator, output_type="pt")
-        pictures.append(drawn.images)
-        pipeline.load_lora_weights(short_run / "lora")
-    assert not torch.equal(*pictures)
+        return pipeline(
+            "a fox", num_inference_steps=4, guidance_scale=1.0, generator=generator, output_type="pt"
+        ).images
+
+    before = draw()
+    pipeline.load_lora_weights(short_run / "lora")
+    assert not torch.equal(before, draw())
