@@ -130,8 +130,7 @@ def train_epoch(
     objective.check(policy, config)
     _check_shares(config, processes)
     owned = processes.owned(config.samples_per_epoch, config.updates_per_epoch)
-    every = [index // config.samples_per_prompt for index in range(config.samples_per_epoch)]
-    drawn = draw_prompts(as_prompt_set(prompts), seed=state.seed, epoch=state.epoch, indices=every)
+    drawn = _draw_all(as_prompt_set(prompts), state, config)
     rollout = roll_out(
         policy,
         state.params,
@@ -177,6 +176,12 @@ def train_epoch(
         trained, prompt_stats=stats, epoch=state.epoch + 1, queries=state.queries + config.samples_per_epoch
     )
     return after, _describe(after, rollout, owned, own_advantages, {**_summarise(scores), **metrics, **seconds})
+
+
+def _draw_all(prompts: PromptSet, state: TrainState, config: FitConfig) -> PromptSet:
+    """Draw the prompts of the whole epoch, of all processes; consecutive samples share one where they form a group."""
+    groups = [index // config.samples_per_prompt for index in range(config.samples_per_epoch)]
+    return draw_prompts(prompts, seed=state.seed, epoch=state.epoch, indices=groups)
 
 
 def _check_shares(config: FitConfig, processes: Processes) -> None:
