@@ -30,6 +30,14 @@ def test_the_built_in_model_has_its_own_defaults_and_others_have_the_papers():
     assert others == RunConfig(model="someone/model")
 
 
+def test_an_algorithm_and_a_whole_unet_bring_their_own_defaults_over_a_preset_and_flags_override_them():
+    chosen = resolve(None, {"algorithm": "ddpo-sf", "trainable": "unet"}, preset="compressibility")
+    assert (chosen.fit.updates_per_epoch, chosen.learning_rate) == (1, 1e-5)
+    told = resolve(write('trainable = "unet"\nlearning_rate = 2e-5\n'), {}, preset="compressibility")
+    assert (told.fit.updates_per_epoch, told.learning_rate) == (4, 2e-5)
+    assert resolve(write('trainable = "unet"\n'), {"learning_rate": 3e-6}).learning_rate == 3e-6
+
+
 def test_what_is_written_is_read_back_as_it_was():
     config = resolve(None, {"reward": ["a", "0.5*b?c=d"], "device": "cpu", "dtype": "bfloat16", "learning_rate": 1e-4})
     Path("config.toml").write_text(to_toml(config), encoding="utf-8")

@@ -75,6 +75,9 @@ def test_the_defaults_in_the_help_of_train_are_the_ones_that_are_used():
         **{name: str(values[name]) for name, text in shown.items() if name in values and isinstance(text, str)},
         "device": "the best there is",
         "dtype": "by the device",
+        "lora_alpha": "the rank, a scale of 1",
+        "gradient_checkpointing": "no",
+        "compile": "no",
     }
 
 

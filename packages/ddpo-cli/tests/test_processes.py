@@ -37,7 +37,7 @@ def test_libraries_say_nothing_of_their_own(quick):
         "Trained",
         "Mean reward",
         "Before and after",
-        "LoRA",
+        "For diffusers",
         "Draw",
         "Base and",
         "Train on",

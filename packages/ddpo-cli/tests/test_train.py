@@ -179,6 +179,8 @@ def test_another_run_in_the_output_folder_is_refused_and_left_alone(ddpo, quick)
         (["--resume", "--output", "x"], "leave out --output"),
         (["--force"], "add --resume"),
         (["--algorithm", "ddpo-sf", "--updates-per-epoch", "2"], "want updates_per_epoch=1"),
+        (["--trainable", "unet", "--lora-rank", "4"], "--lora-rank 4 is of a LoRA, and --trainable unet has none"),
+        (["--trainable", "unet", "--lora-alpha", "4"], "lora_alpha=4.0 scales a LoRA"),
         (["--preset", "asthetic"], "there is no preset 'asthetic'; did you mean 'aesthetic'?"),
         (["--preset", "x"], "there is no preset 'x'; the presets are aesthetic, alignment, compressibility"),
     ],

@@ -35,7 +35,13 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63, description="decides every random number")
     learning_rate: float = Field(3e-4, gt=0, description="AdamW's step size")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW's decay, relative to the learning rate")
+    trainable: Literal["lora", "unet"] = Field(
+        "lora", description="what is trained: adapters on every attention projection, or all weights of the UNet"
+    )
     lora_rank: PositiveInt = Field(4, description="rank of the trained LoRA")
+    lora_alpha: float | None = Field(
+        None, gt=0, description="the LoRA's update is scaled by lora_alpha / lora_rank; left out: by 1"
+    )
     guidance_scale: float = Field(5.0, ge=1, description="classifier-free guidance; 1 is none")
     eta: float = Field(1.0, gt=0, le=1, description="noise of the DDIM sampler; 0 would leave nothing to train")
     clip_range: float = Field(1e-4, gt=0, description="how far a probability ratio may move an update")
@@ -45,6 +51,10 @@ class RunConfig(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="compute dtype of the frozen networks; left out: by the device"
     )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in backward: far less memory, a third more time"
+    )
+    compile: bool = Field(False, description="compile the UNet: faster after a minute or more")
     eval_samples: PositiveInt = Field(64, description="images of the evaluation before and after")
     grid_samples: PositiveInt = Field(16, description="how many of them the grids in samples/ show")
     sample_every: PositiveInt = Field(5, description="epochs between two grids")
@@ -65,6 +75,15 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"algorithm='ddpo-sf' got {updates} updates per epoch, but only the first is on policy: want "
                 "updates_per_epoch=1 and passes_per_epoch=1, or algorithm='ddpo-is'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _alpha_needs_a_lora(self) -> "RunConfig":
+        if self.trainable == "unet" and self.lora_alpha is not None:
+            raise ValueError(
+                f"lora_alpha={self.lora_alpha!r} scales a LoRA, and trainable='unet' has none: leave it out, or want "
+                "trainable='lora'"
             )
         return self
 
@@ -101,11 +120,15 @@ FOR_ALGORITHM: Mapping[str, Mapping[str, Any]] = {
 """What differs for another algorithm than DDPO-IS: one update per epoch keeps DDPO-SF on policy; the passes of
 regression are those of the reference (jannerm/ddpo, pipeline/run-*.sh)."""
 
+FOR_TRAINABLE: Mapping[str, Mapping[str, Any]] = {"unet": {"learning_rate": 1e-5}}
+"""What differs where all weights of the UNet are trained (jannerm/ddpo, pipeline/policy_gradient.py)."""
+
 
 def resolve(file: Path | None, flags: Mapping[str, Any], *, preset: str | None = None) -> RunConfig:
     """Return the defaults for the model, overridden by `preset`, by `file`, and by `flags` that say something.
 
-    Flags are flat: those that belong to `FitConfig` are put under `fit`. None and an empty list say nothing.
+    Flags are flat: those that belong to `FitConfig` are put under `fit`. None and an empty list say nothing. A layer
+    that chooses an algorithm, or what is trained, overrides those before it with the defaults of its choice.
 
     Raises:
         ValueError: a value is out of range, a key or the preset is unknown, or `file` is no TOML.
@@ -114,11 +137,15 @@ def resolve(file: Path | None, flags: Mapping[str, Any], *, preset: str | None =
     task = read_preset(preset) if preset is not None else {}
     stored = read_toml(file) if file else {}
     stored.pop(VERSIONS, None)
-    said = {"model": BUILTIN_MODEL, "algorithm": None} | task | stored | given
+    model = ({"model": BUILTIN_MODEL} | task | stored | given)["model"]
+    layers = [part for said in (task, stored, given) for part in (*_brought_along(said), said)]
     try:
-        return validate(_known(FOR_MODEL, said["model"]), _known(FOR_ALGORITHM, said["algorithm"]), task, stored, given)
+        config = validate(_known(FOR_MODEL, model), *layers)
     except ValueError as error:
         raise CLIError(f"{file}: {error}" if file else str(error)) from None
+    if config.trainable == "unet" and "lora_rank" in given:
+        raise CLIError(f"--lora-rank {config.lora_rank} is of a LoRA, and --trainable unet has none; leave out one")
+    return config
 
 
 def read_run_config(run: Path) -> RunConfig:
@@ -222,6 +249,11 @@ def differences(stored: RunConfig, wanted: RunConfig, *, allowed: frozenset[str]
         for key in before
         if key not in allowed and before[key] != after[key]
     ]
+
+
+def _brought_along(said: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """Return the defaults of what `said` chooses."""
+    return _known(FOR_ALGORITHM, said.get("algorithm")), _known(FOR_TRAINABLE, said.get("trainable"))
 
 
 def _known(defaults: Mapping[str, Mapping[str, Any]], name: object) -> Mapping[str, Any]:

@@ -73,7 +73,10 @@ def describe(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if is_out_of_memory(error):
         first = text.split(". ")[0]
-        return f"{first}. Use smaller batches: micro_batch_size and sample_batch_size under [fit], or --dtype bfloat16."
+        return (
+            f"{first}. Use --gradient-checkpointing, smaller batches (micro_batch_size and sample_batch_size under "
+            "[fit]), or --dtype bfloat16."
+        )
     if is_user_error(error):
         return text or type(error).__name__
     return (

@@ -1,4 +1,4 @@
-"""The README.md of a LoRA folder: what it is, how well it does, how to use it."""
+"""The README.md of trained weights: what they are, how well they do, how to use them."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -6,27 +6,31 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ddpo_cli.artefacts import artefact_path
 from ddpo_cli.bootstrap import CONFIDENCE, compare
 from ddpo_cli.charts import line_chart
 from ddpo_cli.config import BUILTIN_MODEL, RunConfig
 from ddpo_cli.evaluating import BEFORE_AFTER
 from ddpo_cli.files import write_text
 from ddpo_cli.grids import save_png
-from ddpo_cli.runs import LORA, SAMPLES, read_metrics
+from ddpo_cli.runs import SAMPLES, read_metrics
 from ddpo_core import Evaluation
 
 CARD, CURVE = "README.md", "reward.png"
+HERE = "path/to/this/folder"
+KINDS = {"lora": "lora", "unet": "full-finetune"}
+WHAT = {"lora": "A LoRA for", "unet": "All UNet weights of"}
 
 TEMPLATE = """\
 ---
 library_name: diffusers
 pipeline_tag: text-to-image
-{base_model}tags: [text-to-image, lora, reinforcement-learning, ddpo]
+{base_model}tags: [text-to-image, {kind}, reinforcement-learning, ddpo]
 ---
 
 # {title}
 
-A LoRA for {base}, finetuned so that its samples score higher under {reward}: {algorithm} with ddpo {version}.
+{what} {base}, finetuned so that its samples score higher under {reward}: {algorithm} with ddpo {version}.
 
 {result}
 
@@ -50,8 +54,8 @@ of the base model holds for this one too.
 
 
 def write_model_card(run: Path, config: RunConfig, before: Evaluation, after: Evaluation) -> None:
-    """Write README.md, the reward curve and the pictures beside the LoRA of `run`, if it has any metrics."""
-    folder = run / LORA
+    """Write README.md, the reward curve and the pictures beside the trained weights of `run`, if it has any metrics."""
+    folder = artefact_path(run, config)
     rows = read_metrics(run)
     if not rows:
         return
@@ -60,6 +64,8 @@ def write_model_card(run: Path, config: RunConfig, before: Evaluation, after: Ev
     hub_id = config.model if not _is_local(config.model) else None
     text = TEMPLATE.format(
         base_model=f"base_model: {hub_id}\n" if hub_id else "",
+        kind=KINDS[config.trainable],
+        what=WHAT[config.trainable],
         title=run.name,
         base=_name(config.model),
         reward=" + ".join(f"`{reference}`" for reference in config.reward),
@@ -98,11 +104,14 @@ def _usage(config: RunConfig) -> str:
     head, model = "", repr(_name(config.model))
     if config.model == BUILTIN_MODEL:
         head, model = "from ddpo_core.emoji import pipeline_path\n", "pipeline_path()"
+    adapters = f"pipeline.load_lora_weights({HERE!r})\n"
+    if config.trainable == "unet":
+        head, model, adapters = "", repr(HERE), ""
     return (
         f"{head}from diffusers import DDIMScheduler, DiffusionPipeline\n\n"
         f"pipeline = DiffusionPipeline.from_pretrained({model})\n"
         "pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)\n"
-        'pipeline.load_lora_weights("path/to/this/folder")\n'
+        f"{adapters}"
         f"options = dict(num_inference_steps={config.fit.num_steps}, guidance_scale={config.guidance_scale}, "
         f"eta={config.eta})\n"
         'pipeline("a fox", **options).images[0].save("fox.png")'
@@ -119,10 +128,16 @@ def _table(config: RunConfig, rows: Sequence[Mapping[str, Any]]) -> str:
         "denoising steps": config.fit.num_steps,
         "guidance scale": config.guidance_scale,
         "learning rate": config.learning_rate,
-        "LoRA rank": config.lora_rank,
+        **_adapters(config),
         "seed": config.seed,
     }
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+
+
+def _adapters(config: RunConfig) -> dict[str, Any]:
+    if config.trainable == "unet":
+        return {"trained": "all weights of the UNet"}
+    return {"LoRA rank": config.lora_rank, "LoRA alpha": config.lora_alpha or config.lora_rank}
 
 
 def _is_local(model: str) -> bool:

@@ -10,8 +10,9 @@ from ddpo_cli.errors import say
 from ddpo_cli.estimating import Costs, Estimate, estimate, measure, trained_steps
 from ddpo_cli.setup import Setup
 
-BYTES_PER_PARAMETER = 16
-"""A float32 weight, its gradient, and the two moments of Adam."""
+BYTES_PER_PARAMETER = 32
+"""Eight float32 numbers: the weight before training, now and after the update, its gradient, and both moments of Adam
+before and after the update."""
 
 
 def print_plan(config: RunConfig) -> None:
@@ -35,8 +36,9 @@ def _lines(costs: Costs, expected: Estimate, setup: Setup) -> list[str]:
     place = "GPU memory" if costs.on_gpu else "memory"
     epoch = expected.sampling + expected.reward + expected.training
     kept = setup.config.fit.samples_per_epoch * costs.sample_bytes
+    copies = size(BYTES_PER_PARAMETER * parameters)
     lines = [
-        f"Trained: {parameters:,} parameters, {size(BYTES_PER_PARAMETER * parameters)} with gradients and moments.",
+        f"Trained: {parameters:,} parameters, {copies} in an update, with their gradients, moments and copies.",
         f"Time: about {duration(epoch)} an epoch (sampling {duration(expected.sampling)}, reward "
         f"{duration(expected.reward)}, training {duration(expected.training)}), {duration(expected.run)} in all.",
     ]

@@ -1,4 +1,4 @@
-"""The run folder: config.toml, metrics.jsonl, samples.jsonl, samples/, checkpoints/, lora/."""
+"""The run folder: config.toml, metrics.jsonl, samples.jsonl, samples/, checkpoints/, lora/ or model/."""
 
 import json
 import re
@@ -18,6 +18,7 @@ SAMPLE_LOG = "samples.jsonl"
 SAMPLES = "samples"
 CHECKPOINTS = "checkpoints"
 LORA = "lora"
+MODEL = "model"
 
 
 def is_run(folder: Path) -> bool:

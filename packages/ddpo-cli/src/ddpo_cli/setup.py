@@ -16,6 +16,7 @@ from ddpo_core import (
     adamw,
     ddpo_is_loss,
     ddpo_sf_loss,
+    load_full_policy,
     load_policy,
     policy_gradient,
     prompt_set,
@@ -86,11 +87,14 @@ def load_model(config: RunConfig) -> Policy:
     import torch
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, None: None}
-    return load_policy(
-        config.model,
-        lora_rank=config.lora_rank,
-        guidance_scale=config.guidance_scale,
-        eta=config.eta,
-        device=config.device,
-        dtype=dtypes[config.dtype],
-    )
+    options: dict[str, Any] = {
+        "guidance_scale": config.guidance_scale,
+        "eta": config.eta,
+        "device": config.device,
+        "dtype": dtypes[config.dtype],
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "compile": config.compile,
+    }
+    if config.trainable == "unet":
+        return load_full_policy(config.model, **options)
+    return load_policy(config.model, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha, **options)

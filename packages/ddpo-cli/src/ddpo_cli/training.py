@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from ddpo_cli import setup as setups
+from ddpo_cli.artefacts import artefact_path, write_artefact
 from ddpo_cli.config import RunConfig, changed_versions, differences, nest, read_run_config, resolve, to_toml, validate
 from ddpo_cli.console import messages
 from ddpo_cli.display import View, duration, shown, stopwatch
@@ -29,7 +30,6 @@ from ddpo_cli.rewarding import label
 from ddpo_cli.runs import (
     CHECKPOINTS,
     CONFIG,
-    LORA,
     SAMPLES,
     best_epoch,
     create_run,
@@ -41,11 +41,14 @@ from ddpo_cli.runs import (
 )
 from ddpo_cli.setup import Setup
 from ddpo_cli.trackers import Record, tracking
-from ddpo_core import Processes, TrainState, init, load_checkpoint, processes_from_environment, save_lora
+from ddpo_core import Processes, TrainState, init, load_checkpoint, processes_from_environment
 
 FREE_TO_CHANGE = frozenset(
-    {"epochs", "device", "sample_every", "checkpoint_every", "keep_last", "held_out", "tracker", "reward_workers"}
-)
+    {
+        "epochs", "device", "gradient_checkpointing", "compile", "sample_every", "checkpoint_every", "keep_last",
+        "held_out", "tracker", "reward_workers",
+    }
+)  # fmt: skip
 
 
 def start_run(flags: Mapping[str, Any], *, preset: str | None, config: Path | None, output: Path | None) -> None:
@@ -154,7 +157,7 @@ def _train(run: Path, setup: Setup, state: TrainState, processes: Processes) -> 
     if best is not None:
         say(f"Best held-out reward: {run / CHECKPOINTS / f'epoch-{best:06d}'}")
     say(f"Before and after:    {run / SAMPLES / BEFORE_AFTER}")
-    say(f"LoRA for diffusers:  {run / LORA}")
+    say(f"For diffusers:       {artefact_path(run, config)}")
     say(f"Draw samples:        ddpo sample {run}")
     say(f"Base and finetuned:  ddpo eval {run}")
     say(f"Train on:            ddpo train --resume {run} --epochs {2 * config.epochs}")
@@ -172,7 +175,7 @@ def _evaluated(training: Training, rescue: Rescue) -> str:
     run_epochs(training, rescue)
     with training.interrupts.held_back():
         save(run, rescue, keep_last=config.keep_last)
-        save_lora(run / LORA, rescue.state.params)
+        write_artefact(run, config, rescue.state.params)
     after = evaluate_fixed(setup, rescue.state.params, view, count=config.eval_samples)
     with training.interrupts.held_back():
         epoch = rescue.state.epoch

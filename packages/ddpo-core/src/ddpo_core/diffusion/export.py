@@ -4,6 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from ddpo_core.diffusion.loading import load_pipeline
 from ddpo_core.errors import DDPOError
 from ddpo_core.files import flush, put_in_place, reason
@@ -45,7 +47,7 @@ def save_pipeline(path: str | os.PathLike[str], params: Params, *, model: str) -
         for entry in (*aside.rglob("*"), aside):
             flush(entry)
         put_in_place(aside, target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise DDPOError(f"the model cannot be written to {str(target)!r}: {reason(error)}") from None
     return target

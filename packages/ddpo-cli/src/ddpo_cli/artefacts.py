@@ -1,0 +1,25 @@
+"""What a run leaves for diffusers: a LoRA, or a whole model."""
+
+import shutil
+from pathlib import Path
+
+from ddpo_cli.config import RunConfig
+from ddpo_cli.runs import LORA, MODEL
+from ddpo_core import Params, save_lora, save_pipeline
+from ddpo_core.files import put_in_place
+
+
+def artefact_path(run: Path, config: RunConfig) -> Path:
+    """Where the trained weights lie: `lora/` for `load_lora_weights`, `model/` for `from_pretrained`."""
+    return run / (MODEL if config.trainable == "unet" else LORA)
+
+
+def write_artefact(run: Path, config: RunConfig, params: Params) -> None:
+    """Write the trained weights, in the place of those that an earlier end of the run left."""
+    target = artefact_path(run, config)
+    if config.trainable == "lora":
+        save_lora(target, params, alpha=config.lora_alpha)
+        return
+    fresh = target.with_name(f".{target.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed here
+    put_in_place(save_pipeline(fresh, params, model=config.model), target)
