@@ -17,6 +17,7 @@ from ddpo_core import (
     latest_checkpoint,
     load_checkpoint,
     prune_checkpoints,
+    rewind_checkpoints,
     save_checkpoint,
     toy,
 )
@@ -164,6 +165,16 @@ def test_the_last_checkpoint_is_never_removed(tmp_path):
     with pytest.raises(DDPOError, match="keep_last=0: want at least 1"):
         prune_checkpoints(tmp_path, keep_last=0)
     assert prune_checkpoints(tmp_path, keep_last=1) == ()
+
+
+def test_going_back_removes_what_comes_after(tmp_path):
+    for epoch in (1, 2, 3):
+        save_checkpoint(tmp_path / "checkpoints" / f"epoch-{epoch:06d}", _state(epoch=epoch))
+    (tmp_path / "checkpoints" / ".epoch-000009.removed").mkdir()  # of a process that was killed
+    left = rewind_checkpoints(tmp_path, epoch=2)
+    assert [path.name for path in left] == ["epoch-000001", "epoch-000002"]
+    assert sorted((tmp_path / "checkpoints").iterdir()) == list(left)
+    assert rewind_checkpoints(tmp_path / "elsewhere", epoch=2) == ()
 
 
 def test_tensors_come_back_in_the_layout_of_the_policy(tmp_path):

@@ -11,11 +11,11 @@ from ddpo_cli.display import View, stopwatch
 from ddpo_cli.errors import CLIError, describe, is_user_error, say
 from ddpo_cli.evaluating import evaluate_fixed, held_out_mean, mean, write_grid
 from ddpo_cli.interrupts import Interrupts
-from ddpo_cli.runs import CHECKPOINTS, append_metrics, best_epoch, checkpoint_epoch, checkpoints, remove_checkpoint
+from ddpo_cli.runs import CHECKPOINTS, append_metrics, best_epoch
 from ddpo_cli.sample_log import append_samples, gather_rows, sample_rows
 from ddpo_cli.setup import Setup
 from ddpo_cli.trackers import Log, Record
-from ddpo_core import EpochInfo, Processes, TrainState, fit, latest_checkpoint, save_checkpoint
+from ddpo_core import EpochInfo, Processes, TrainState, fit, latest_checkpoint, prune_checkpoints, save_checkpoint
 from ddpo_core.types import Progress
 
 ALL = 2**31
@@ -77,9 +77,7 @@ def save(run: Path, rescue: Rescue, *, keep_last: int) -> Path:
     if rescue.saved is None:
         rescue.saved = save_checkpoint(run / CHECKPOINTS / f"epoch-{rescue.state.epoch:06d}", rescue.state)
     best = best_epoch(run)
-    for old in checkpoints(run)[:-keep_last]:
-        if checkpoint_epoch(old) != best:
-            remove_checkpoint(old)
+    prune_checkpoints(run, keep_last=keep_last, keep=() if best is None else (best,))
     return rescue.saved
 
 

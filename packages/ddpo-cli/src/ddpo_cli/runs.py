@@ -10,6 +10,7 @@ from typing import Any
 
 from ddpo_cli.errors import CLIError
 from ddpo_cli.files import write_text
+from ddpo_core import rewind_checkpoints
 
 RUNS = Path("runs")
 CONFIG = "config.toml"
@@ -120,11 +121,6 @@ def best_epoch(run: Path, *, saved_only: bool = True) -> int | None:
     return max(measured, key=lambda row: float(row["held_out_mean"]))["epoch"] if measured else None
 
 
-def remove_checkpoint(checkpoint: Path) -> None:
-    """Remove a checkpoint: out of the way in one step, for it must be complete or absent."""
-    shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.removed")))
-
-
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Keep a second process from writing to `run` (where the system has `flock`).
@@ -162,9 +158,7 @@ def keep_until(run: Path, epoch: int) -> None:
         if file.exists():
             kept = [row for row in _read_lines(file) if row["epoch"] <= epoch]
             write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
-    for checkpoint in checkpoints(run):
-        if checkpoint_epoch(checkpoint) > epoch:
-            remove_checkpoint(checkpoint)
+    rewind_checkpoints(run, epoch=epoch)
 
 
 def sample_path(run: Path, epoch: int) -> Path:

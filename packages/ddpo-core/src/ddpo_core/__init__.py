@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ddpo_core.advantages import compute_advantages, update_prompt_stats, within_prompts
-    from ddpo_core.checkpoint import latest_checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
+    from ddpo_core.checkpoint import (
+        latest_checkpoint,
+        load_checkpoint,
+        prune_checkpoints,
+        rewind_checkpoints,
+        save_checkpoint,
+    )
     from ddpo_core.config import FitConfig, parse_config
     from ddpo_core.diffusion.export import save_pipeline
     from ddpo_core.diffusion.lora import save_lora
@@ -29,7 +35,13 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "advantages": ("compute_advantages", "update_prompt_stats", "within_prompts"),
-    "checkpoint": ("latest_checkpoint", "load_checkpoint", "prune_checkpoints", "save_checkpoint"),
+    "checkpoint": (
+        "latest_checkpoint",
+        "load_checkpoint",
+        "prune_checkpoints",
+        "rewind_checkpoints",
+        "save_checkpoint",
+    ),
     "config": ("FitConfig", "parse_config"),
     "diffusion.export": ("save_pipeline",),
     "diffusion.lora": ("save_lora",),
@@ -89,6 +101,7 @@ __all__ = [
     "prompt_set",
     "prune_checkpoints",
     "replay_log_probs",
+    "rewind_checkpoints",
     "rwr",
     "rwr_loss",
     "rwr_per_prompt",

@@ -114,8 +114,21 @@ def prune_checkpoints(
     """
     if keep_last < 1:
         raise DDPOError(f"keep_last={keep_last!r}: want at least 1, or there is nothing to go on from")
+    return _keep(run_dir, {*sorted(_checkpoints(run_dir))[-keep_last:], *keep})
+
+
+def rewind_checkpoints(run_dir: str | os.PathLike[str], *, epoch: int) -> tuple[Path, ...]:
+    """Remove the checkpoints in `run_dir/checkpoints` after `epoch`, which a run that goes on makes again.
+
+    Raises:
+        CheckpointError: If one cannot be removed.
+    """
+    return _keep(run_dir, {saved for saved in _checkpoints(run_dir) if saved <= epoch})
+
+
+def _keep(run_dir: str | os.PathLike[str], kept: Collection[int]) -> tuple[Path, ...]:
+    """Remove all checkpoints but those of the epochs `kept`, each in one step."""
     saved = _checkpoints(run_dir)
-    kept = {*sorted(saved)[-keep_last:], *keep}
     try:
         for epoch in saved.keys() - kept:
             saved[epoch].rename(saved[epoch].with_name(f".{saved[epoch].name}.removed"))
