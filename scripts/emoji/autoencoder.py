@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from loop import Recipe, train
 
 RECIPE = Recipe(name="autoencoder", num_steps=2_600, batch_size=8, learning_rate=1.5e-3)
-DECODER_RECIPE = Recipe(name="decoder", num_steps=4_000, batch_size=8, learning_rate=1e-3)
+DECODER_RECIPE = Recipe(name="decoder", num_steps=2_500, batch_size=8, learning_rate=1e-3)
 _LATENT_CHANNELS = 16
 
 
