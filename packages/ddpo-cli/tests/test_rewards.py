@@ -21,6 +21,11 @@ def test_the_list_is_in_words_what_the_registry_says(ddpo):
     assert rows["jpeg_compressibility"]["needs"] == ["images"]
 
 
+def test_an_extra_is_listed_among_the_needs(ddpo):
+    facts = json.loads(ddpo("rewards", "show", "text_penalty", "-f", "json").stdout)[0]
+    assert facts["needs"] == ["images", "prompts", "ddpo-rewards[ocr]"]
+
+
 def test_the_table_is_readable_at_80_columns_and_breaks_no_word(ddpo, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = ddpo("rewards", "list").stdout.splitlines()

@@ -15,7 +15,7 @@ def test_the_examples_run(tmp_path, monkeypatch):
     names = {}
     for block in blocks:
         exec(block, names)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
 
 
 def test_a_function_from_the_readme_is_a_reward(tmp_path, monkeypatch):

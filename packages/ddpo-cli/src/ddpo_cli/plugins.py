@@ -83,7 +83,7 @@ def _facts(spec: RewardSpec) -> dict[str, Any]:
         "summary": spec.summary,
         "distribution": spec.distribution,
         "factory": spec.factory if isinstance(spec.factory, str) else repr(spec.factory),
-        "needs": sorted({"images", *spec.needs}),
+        "needs": [*sorted({"images", *spec.needs}), *(f"{spec.distribution}[{extra}]" for extra in spec.extras)],
         "unit": spec.unit,
         "range": _range(spec.range),
         "licence": spec.licence,

@@ -85,9 +85,24 @@ _LLAVA = (
     ),
 )
 
+_TEXT = (
+    RewardSpec(
+        name="text_penalty",
+        factory="ddpo_rewards.text_guard:text_penalty",
+        summary="Minus what is spelt out of the prompt, read by OCR; add it to a reward.",
+        needs=frozenset({"prompts"}),
+        takes="arrays",
+        unit="share of the prompt's letters",
+        range=(-1.0, 0.0),
+        licence="Apache-2.0",
+        source="https://github.com/RapidAI/RapidOCR",
+        extras=("ocr",),
+    ),
+)
+
 
 @hookimpl
 def register_rewards(register: Callable[[RewardSpec], None]) -> None:
     """Register every built-in reward."""
-    for spec in (*_JPEG, *_CLIP, *_LLAVA):
+    for spec in (*_JPEG, *_CLIP, *_LLAVA, *_TEXT):
         register(spec)
