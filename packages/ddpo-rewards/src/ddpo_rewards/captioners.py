@@ -3,8 +3,9 @@
 Both are one protocol, a function `captioner(images, questions) -> answers`, one answer per pair, order kept.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +14,11 @@ from ddpo_rewards.endpoint import endpoint_captioner
 from ddpo_rewards.types import RewardError
 
 Captioner: TypeAlias = Callable[[Sequence[np.ndarray], Sequence[str]], list[str]]
+
+
+def captioner_of(options: Mapping[str, Any]) -> Captioner:
+    """Choose by the options of a reward, of which those of `choose_captioner` are taken."""
+    return choose_captioner(**{name: options[name] for name in signature(choose_captioner).parameters})
 
 
 def choose_captioner(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ddpo_rewards.bertscore import Scorer, load_bert_scorer, recall_baseline
-from ddpo_rewards.captioners import Captioner, choose_captioner
+from ddpo_rewards.captioners import Captioner, captioner_of
 from ddpo_rewards.types import Metadata, RewardError, RewardResult
 
 MODEL = "llava-hf/llava-1.5-7b-hf"
@@ -115,24 +115,15 @@ def llava_bertscore(
     Source: Black et al. 2023, section 5.2; ddpo-pytorch rewards.py llava_bertscore. Deviations: another LLaVA; images
     are not compressed to JPEG of quality 80 first.
     """
+    options = locals()  # exactly the arguments: nothing else is bound yet
     if _FIELD not in reference:
         raise RewardError(f"reference={reference!r} has no {_FIELD}, so every prompt would score alike")
     scorer = load_bert_scorer(
         encoder, revision=encoder_revision, layer=encoder_layer, device=device, batch_size=batch_size
     )
-    chosen = captioner or choose_captioner(
-        model=model,
-        revision=revision,
-        endpoint=endpoint,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        timeout=timeout,
-        retries=retries,
-        concurrency=concurrency,
+    return BertScoreOfCaption(
+        captioner or captioner_of(options), scorer, question, reference, recall_baseline(encoder, encoder_layer)
     )
-    return BertScoreOfCaption(chosen, scorer, question, reference, recall_baseline(encoder, encoder_layer))
 
 
 def llava_vqa(
@@ -157,21 +148,8 @@ def llava_vqa(
     Source: jannerm/ddpo llava_vqa; ddpo-pytorch rewards.py llava_strict_satisfaction. Deviation: upper and lower case
     are the same.
     """
-    return AnswerScore(
-        captioner
-        or choose_captioner(
-            model=model,
-            revision=revision,
-            endpoint=endpoint,
-            device=device,
-            dtype=dtype,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            timeout=timeout,
-            retries=retries,
-            concurrency=concurrency,
-        )
-    )
+    options = locals()  # exactly the arguments: nothing else is bound yet
+    return AnswerScore(captioner or captioner_of(options))
 
 
 def _questions_and_answers(index: int, item: Mapping[str, Any]) -> tuple[list[str], list[str]]:

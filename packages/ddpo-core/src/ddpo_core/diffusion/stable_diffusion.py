@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x, 2.x and XL as policies: any folder or hub id that diffusers loads."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,17 +53,15 @@ def load_policy(
 
     Source: Rombach et al. 2022; ddpo-pytorch, `pipeline_with_logprob.py`.
     """
-    place = choose_device(device)
-    return stable_diffusion_policy(
-        load_pipeline(model),
-        lora_rank=lora_rank,
-        lora_alpha=lora_alpha,
+    return _load(
+        partial(stable_diffusion_policy, lora_rank=lora_rank, lora_alpha=lora_alpha),
+        model,
+        device,
+        dtype,
+        compile,
         guidance_scale=guidance_scale,
         eta=eta,
-        device=place,
-        dtype=choose_dtype(dtype, place),
         gradient_checkpointing=gradient_checkpointing,
-        compiler=torch.compile if compile else None,
     )
 
 
@@ -85,15 +84,15 @@ def load_full_policy(
 
     Source: Black et al. 2023, appendix; jannerm/ddpo, `pipeline/policy_gradient.py`.
     """
-    place = choose_device(device)
-    return full_stable_diffusion_policy(
-        load_pipeline(model),
+    return _load(
+        full_stable_diffusion_policy,
+        model,
+        device,
+        dtype,
+        compile,
         guidance_scale=guidance_scale,
         eta=eta,
-        device=place,
-        dtype=choose_dtype(dtype, place),
         gradient_checkpointing=gradient_checkpointing,
-        compiler=torch.compile if compile else None,
     )
 
 
@@ -127,6 +126,24 @@ def full_stable_diffusion_policy(
     _freeze(pipeline.unet, device, torch.float32)
     params = {name: leaf.detach() for name, leaf in pipeline.unet.named_parameters()}
     return _policy(pipeline, params, device=device, dtype=dtype, leaf_dtype=dtype, **options)
+
+
+def _load(
+    make_policy: Callable[..., Policy],
+    model: str,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+    compile: bool,
+    **options: Any,
+) -> Policy:
+    place = choose_device(device)
+    return make_policy(
+        load_pipeline(model),
+        device=place,
+        dtype=choose_dtype(dtype, place),
+        compiler=torch.compile if compile else None,
+        **options,
+    )
 
 
 def _policy(
