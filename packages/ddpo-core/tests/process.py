@@ -1,7 +1,7 @@
 """One process of a run of several, started by `test_distributed.py` as torchrun would start it.
 
-The argument is a JSON object: how many epochs, the folder to write to, a checkpoint to go on from, the objective, and
-in which process and how the reward fails in the second epoch.
+The argument is a list of JSON objects: how many epochs, the folder to write to, a checkpoint to go on from, the
+objective, the model (a folder; left out: the toy), and in which process and how the reward fails in the second epoch.
 """
 
 import json
@@ -21,6 +21,7 @@ from ddpo_core import (
     fit,
     init,
     load_checkpoint,
+    load_policy,
     processes_from_environment,
     rwr_per_prompt,
     save_checkpoint,
@@ -31,9 +32,18 @@ CONFIG = FitConfig(num_steps=4, samples_per_epoch=16, updates_per_epoch=2, sampl
 OBJECTIVES = {"policy gradient": ddpo_is_loss, "regression": rwr_per_prompt()}
 
 
+def load(model=None):
+    """Give the toy, or the model with guidance and LoRA, and its reward."""
+    if model is None:
+        return toy.policy(), toy.reward
+    policy = load_policy(model, guidance_scale=2.0, device="cpu")
+    return policy, lambda images, prompts, metadata: (images.mean((1, 2, 3)), {})
+
+
 def run(job, processes):
     """Train; the writer saves the last state, every process what it drew in the last epoch."""
-    policy, optimizer, calls = toy.policy(), adamw(1e-2), []
+    policy, score = load(job.get("model"))
+    optimizer, calls = adamw(1e-2), []
 
     def reward(points, prompts, metadata):
         calls.append(len(points))
@@ -41,7 +51,7 @@ def run(job, processes):
             if job["how"] == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise DDPOError("the reward broke")
-        return toy.reward(points, prompts, metadata)
+        return score(points, prompts, metadata)
 
     start = job.get("start")
     epochs = fit(
@@ -57,7 +67,7 @@ def run(job, processes):
     *_, (state, info) = islice(epochs, job["epochs"])
     folder = Path(job["folder"])
     folder.mkdir(exist_ok=True)
-    drawn = {str(index): point.clone() for index, point in zip(info.indices, info.images, strict=True)}
+    drawn = {str(index): point.contiguous().clone() for index, point in zip(info.indices, info.images, strict=True)}
     save_file(drawn, folder / f"process-{processes.rank}.safetensors")
     if processes.is_writer:
         save_checkpoint(folder / "checkpoint", state)

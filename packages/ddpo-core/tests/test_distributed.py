@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ddpo_core import DDPOError, adamw, load_checkpoint, processes_from_environment, toy
+from ddpo_core import DDPOError, adamw, load_checkpoint, processes_from_environment
 from ddpo_core.distributed import SINGLE
 
 PROCESS = Path(__file__).with_name("process.py")
@@ -34,20 +34,25 @@ def start(jobs, size=2):
         )
         for rank in range(size)
     ]
-    return [(process.communicate(timeout=300)[1], process.returncode) for process in running]
+    return [(process.communicate(timeout=900)[1], process.returncode) for process in running]
+
+
+def module_of_a_process():
+    spec = importlib.util.spec_from_file_location("process", PROCESS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def run_here(jobs):
     """Run the same jobs in this process alone."""
-    spec = importlib.util.spec_from_file_location("process", PROCESS)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     for job in jobs:
-        module.run(job, SINGLE)
+        module_of_a_process().run(job, SINGLE)
 
 
-def assert_same_run(first, second):
-    states = [load_checkpoint(folder / "checkpoint", toy.policy(), adamw(1e-2)) for folder in (first, second)]
+def assert_same_run(first, second, model=None):
+    policy, _ = module_of_a_process().load(model)
+    states = [load_checkpoint(folder / "checkpoint", policy, adamw(1e-2)) for folder in (first, second)]
     assert states[0].epoch == states[1].epoch
     for name, leaf in states[0].params.items():
         torch.testing.assert_close(states[1].params[name], leaf, rtol=1e-4, atol=1e-5)
@@ -61,22 +66,24 @@ def assert_same_run(first, second):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Every objective once here and once in two processes; and one run that changes from one to two and back."""
+def runs(tmp_path_factory, pipeline_folder):
+    """Every objective and a diffusion model here and in two processes; and a run that changes to two and back."""
     folder = tmp_path_factory.mktemp("runs")
 
-    def job(name, objective="policy gradient", epochs=3, begin=None):
+    def job(name, objective="policy gradient", epochs=3, begin=None, model=None):
         start = None if begin is None else str(folder / begin / "checkpoint")
-        return {"folder": str(folder / name), "objective": objective, "epochs": epochs, "start": start}
+        described = {"objective": objective, "epochs": epochs, "start": start, "model": model}
+        return {"folder": str(folder / name), **described}
 
-    names = {"gradient": "policy gradient", "regression": "regression"}
-    run_here([*(job(f"{name}-1", objective) for name, objective in names.items()), job("changing-1", epochs=1)])
-    done = start(
-        [
-            *(job(f"{name}-2", objective) for name, objective in names.items()),
-            job("changing-2", epochs=1, begin="changing-1"),
+    def all_kinds(size):
+        return [
+            job(f"gradient-{size}"),
+            job(f"regression-{size}", "regression"),
+            job(f"pictures-{size}", epochs=2, model=pipeline_folder),
         ]
-    )
+
+    run_here([*all_kinds(1), job("changing-1", epochs=1)])
+    done = start([*all_kinds(2), job("changing-2", epochs=1, begin="changing-1")])
     assert [code for _, code in done] == [0, 0], done
     run_here([job("changing-3", epochs=1, begin="changing-2")])
     return folder
@@ -85,6 +92,12 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("objective", ["gradient", "regression"])
 def test_two_processes_draw_the_samples_and_make_the_updates_of_one(runs, objective):
     assert_same_run(runs / f"{objective}-1", runs / f"{objective}-2")
+
+
+def test_two_processes_draw_the_pictures_and_train_the_adapters_of_one(runs, pipeline_folder):
+    assert_same_run(runs / "pictures-1", runs / "pictures-2", pipeline_folder)
+    trained = load_file(runs / "pictures-1" / "checkpoint" / "params.safetensors")
+    assert any(leaf.abs().max() > 0 for name, leaf in trained.items() if ".lora_B." in name)
 
 
 def test_a_run_goes_on_with_two_processes_and_with_one_again(runs):
