@@ -149,10 +149,11 @@ def test_training_all_weights_resumes_bit_for_bit_and_leaves_the_model_alone(mak
     assert any(not torch.equal(whole.params[name], leaf) for name, leaf in before.items())
 
 
-def test_a_whole_model_is_exported_and_draws_the_same_images_bit_for_bit(pipeline_folder, tmp_path):
+def test_a_whole_model_is_exported_and_draws_the_same_images_bit_for_bit(pipeline_folder, tmp_path, capsys):
     policy = load_full_policy(pipeline_folder, guidance_scale=2.0, device="cpu")
     state = _train(policy, 1)
     saved = save_pipeline(tmp_path / "model", state.params, model=pipeline_folder)
+    assert capsys.readouterr() == ("", "")
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
     reloaded = load_full_policy(str(saved), guidance_scale=2.0, device="cpu")
     images = [

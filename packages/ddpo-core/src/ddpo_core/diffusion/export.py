@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ddpo_core.diffusion.loading import load_pipeline
+from ddpo_core.diffusion.loading import load_pipeline, quietly
 from ddpo_core.errors import DDPOError
 from ddpo_core.files import flush, put_in_place, reason
 from ddpo_core.types import Params
@@ -43,7 +43,8 @@ def save_pipeline(path: str | os.PathLike[str], params: Params, *, model: str) -
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        pipeline.save_pretrained(aside)
+        with quietly():
+            pipeline.save_pretrained(aside)
         for entry in (*aside.rglob("*"), aside):
             flush(entry)
         put_in_place(aside, target)

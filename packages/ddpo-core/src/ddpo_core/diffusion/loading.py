@@ -31,7 +31,7 @@ def load_pipeline(model: str) -> DiffusionPipeline:
         DDPOError: If there is no such model, it is damaged, or it is of another kind.
     """
     source = _find(model)
-    with _quietly():
+    with quietly():
         try:
             name = DiffusionPipeline.load_config(source).get("_class_name")
             kind = next((kind for kind in _LEFT_OUT if kind.__name__ == name), None)
@@ -79,6 +79,20 @@ def choose_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep both libraries' loading bars off the terminal, which belongs to the caller."""
+    libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
+    shown = [library for library in libraries if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
+
+
 def _find(model: str) -> str:
     if model.startswith("builtin:"):
         if model != _BUILTIN:
@@ -92,20 +106,6 @@ def _find(model: str) -> str:
             f"model {model!r} does not exist; want {_BUILTIN!r}, a diffusers folder or a hub id (owner/name)"
         )
     return model
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep both libraries' loading bars off the terminal, which belongs to the caller."""
-    libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
-    shown = [library for library in libraries if library.is_progress_bar_enabled()]
-    for library in shown:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library in shown:
-            library.enable_progress_bar()
 
 
 def _first_line(error: BaseException) -> str:
