@@ -9,7 +9,7 @@ import inflect
 import pytest
 import torch
 
-from ddpo_cli.config import resolve
+from ddpo_cli.resolving import resolve
 from ddpo_core import evaluate, load_policy, prompt_set
 from ddpo_core.emoji import pipeline_path
 from ddpo_core.emoji.judge import load_judge, recognised_share

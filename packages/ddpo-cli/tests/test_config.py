@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpo_cli.config import FOR_MODEL, RunConfig, differences, read_run_config, resolve, to_toml, validate
+from ddpo_cli.config import FOR_MODEL, RunConfig
+from ddpo_cli.config_file import to_toml
 from ddpo_cli.errors import CLIError
+from ddpo_cli.resolving import differences, read_run_config, resolve, validate
 from ddpo_core import FitConfig
 
 

@@ -8,7 +8,8 @@ import typer
 
 from ddpo_cli import __version__
 from ddpo_cli.app import app
-from ddpo_cli.config import FitConfig, RunConfig, resolve
+from ddpo_cli.config import FitConfig, RunConfig
+from ddpo_cli.resolving import resolve
 
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "open_clip")
 PROBE = """

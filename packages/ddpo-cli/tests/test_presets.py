@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ddpo_cli.config import FOR_MODEL, resolve, validate
+from ddpo_cli.config import FOR_MODEL
 from ddpo_cli.presets import list_presets, read_preset
+from ddpo_cli.resolving import resolve, validate
 from ddpo_core import prompt_set
 from ddpo_rewards import load_registry, parse_reference
 

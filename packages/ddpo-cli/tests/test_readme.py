@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ddpo_cli.config import FOR_MODEL, FitConfig, validate
+from ddpo_cli.config import FOR_MODEL, FitConfig
+from ddpo_cli.resolving import validate
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (`.+?`(?:, `.+?`)*) \|([^|]*)\|", README, re.MULTILINE)

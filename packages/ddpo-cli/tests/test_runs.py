@@ -8,16 +8,8 @@ from pathlib import Path
 import pytest
 
 from ddpo_cli.errors import CLIError
-from ddpo_cli.runs import (
-    append_metrics,
-    create_run,
-    find_checkpoint,
-    find_run,
-    keep_until,
-    locked,
-    read_metrics,
-    refuse_used,
-)
+from ddpo_cli.history import append_metrics, keep_until, read_metrics
+from ddpo_cli.runs import create_run, find_checkpoint, find_run, locked, refuse_used
 from ddpo_cli.sample_log import append_samples
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from ddpo_cli.config import validate
+from ddpo_cli.resolving import validate
 from ddpo_cli.setup import load_model
 
 EMOJI_WHOLE = ("--model", "builtin:emoji", "--trainable", "unet", "--learning-rate", "1e-3")

@@ -1,7 +1,5 @@
 """The body of `ddpo eval`: base and finetuned model side by side on the same prompts and seeds."""
 
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,14 +8,13 @@ from typing import Any, NamedTuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ddpo_cli.bootstrap import CONFIDENCE, RESAMPLES, Interval, compare
-from ddpo_cli.config import RunConfig, nest, read_run_config, validate
-from ddpo_cli.console import Format, emit, messages
-from ddpo_cli.display import percent
+from ddpo_cli.bootstrap import CONFIDENCE
+from ddpo_cli.comparison_report import Pair, comparison_rows, print_rows, save_comparison
+from ddpo_cli.config import RunConfig
+from ddpo_cli.console import Format, messages
 from ddpo_cli.errors import CLIError, say
-from ddpo_cli.evaluating import SHOWN_PAIRS, captions, fixed_prompts, mean
-from ddpo_cli.files import write_text
-from ddpo_cli.grids import before_after, save_png, to_pil
+from ddpo_cli.evaluating import fixed_prompts
+from ddpo_cli.resolving import nest, read_run_config, validate
 from ddpo_cli.rewarding import build_reward, label
 from ddpo_cli.runs import find_checkpoint
 from ddpo_cli.setup import load_model
@@ -25,10 +22,6 @@ from ddpo_core import Evaluation, Params, Policy, PromptSet, adamw, evaluate, lo
 from ddpo_rewards import Reward
 
 UNSEEN = ("unseen_animals", "unseen_objects", "unseen_activities")
-COLUMNS = (
-    "prompts", "seen", "reward", "images", "base", "base_low", "base_high", "finetuned", "finetuned_low",
-    "finetuned_high", "change", "change_low", "change_high", "improved",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,14 +35,6 @@ class Order:
     seed: int
     output: Path | None
     flags: Mapping[str, Any]  # options of the run that are given otherwise: num_steps, device
-
-
-class Pair(NamedTuple):
-    """One prompt set drawn with both models."""
-
-    prompts: str
-    base: Evaluation
-    finetuned: Evaluation
 
 
 class Models(NamedTuple):
@@ -75,9 +60,13 @@ def run_comparison(order: Order, format: Format) -> None:
         finetuned = load_checkpoint(checkpoint, policy, adamw(config.learning_rate)).params
     models = Models(policy, policy.params, finetuned)
     pairs = _draw_pairs(models, sets, rewards, config, seed=order.seed)
-    rows = [{"seen": pair.prompts == config.prompts, **row} for pair in pairs for row in _rows(pair, tuple(rewards))]
-    _write(folder, pairs, rows, checkpoint=checkpoint, config=config)
-    _print(rows, format, title=f"{run}: base and {checkpoint.name}, {CONFIDENCE:.0%} intervals")
+    rows = [
+        {"seen": pair.prompts == config.prompts, **row}
+        for pair in pairs
+        for row in comparison_rows(pair, tuple(rewards))
+    ]
+    save_comparison(folder, pairs, rows, checkpoint=checkpoint, config=config)
+    print_rows(rows, format, title=f"{run}: base and {checkpoint.name}, {CONFIDENCE:.0%} intervals")
     say(f"Grids and every score: {folder}")
 
 
@@ -165,73 +154,3 @@ def _progress(total: int) -> Iterator[Callable[[str, int, int], None]]:
                     say(f"{finished}/{total} images drawn and scored")
 
         yield told
-
-
-def _rows(pair: Pair, rewards: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for name in rewards:
-        found = compare(pair.base.info[name], pair.finetuned.info[name])
-        row = {"prompts": pair.prompts, "reward": name, "images": len(pair.base.seeds), "improved": found.improved}
-        for part in ("base", "finetuned", "change"):
-            interval: Interval = getattr(found, part)
-            row |= {part: interval.mean, f"{part}_low": interval.low, f"{part}_high": interval.high}
-        yield row
-
-
-def _write(
-    folder: Path, pairs: Sequence[Pair], rows: Sequence[Mapping[str, Any]], *, checkpoint: Path, config: RunConfig
-) -> None:
-    """Write a grid per prompt set, and eval.json with the rows and every score."""
-    for pair in pairs:
-        save_png(_sheet(pair), folder / f"{_file_name(pair.prompts)}.png")
-    record = {
-        "checkpoint": checkpoint.name,
-        "model": config.model,
-        "num_steps": config.fit.num_steps,
-        "guidance_scale": config.guidance_scale,
-        "confidence": CONFIDENCE,
-        "resamples": RESAMPLES,
-        "rows": rows,
-        "scores": {pair.prompts: _scores(pair) for pair in pairs},
-    }
-    write_text(folder / "eval.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-
-
-def _scores(pair: Pair) -> dict[str, Any]:
-    return {
-        "prompts": pair.base.prompts.prompts,
-        "seeds": pair.base.seeds,
-        "base": dict(pair.base.info),
-        "finetuned": dict(pair.finetuned.info),
-    }
-
-
-def _sheet(pair: Pair) -> Any:
-    before, after = mean(pair.base), mean(pair.finetuned)
-    return before_after(
-        to_pil(pair.base.images[:SHOWN_PAIRS]),
-        to_pil(pair.finetuned.images[:SHOWN_PAIRS]),
-        captions=(captions(pair.base), captions(pair.finetuned)),
-        titles=(f"base: reward {before:.4g}", f"finetuned: reward {after:.4g} ({percent(before, after)})"),
-    )
-
-
-def _print(rows: Sequence[Mapping[str, Any]], format: Format, *, title: str) -> None:
-    if format is not Format.table:
-        emit([{key: row[key] for key in COLUMNS} for row in rows], format, columns=COLUMNS)
-        return
-    shown = [
-        {
-            **row,
-            "prompts": f"{row['prompts']}{'' if row['seen'] else ' (unseen)'}",
-            "change": f"{row['change']:+.4g} ({row['change_low']:+.4g} to {row['change_high']:+.4g})",
-            "improved": f"{row['improved']:.0%}",
-        }
-        for row in rows
-    ]
-    several = len({row["reward"] for row in rows}) > 1
-    columns = ("prompts", *(["reward"] if several else []), "base", "finetuned", "change", "improved")
-    emit(shown, format, columns=columns, title=title if several else f"{rows[0]['reward']} of {title}")
-
-
-def _file_name(prompts: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "_", prompts.removeprefix("file:")).strip("_")

@@ -1,21 +1,13 @@
-"""The configuration of a run: one validated model, TOML in and out, flags override the file."""
+"""The configuration of a run: one validated model, and its defaults."""
 
-import tomllib
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Literal
 
-import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from ddpo_cli.errors import CLIError
-from ddpo_cli.presets import read_preset
 from ddpo_core import FitConfig, parse_config
 
 BUILTIN_MODEL = "builtin:emoji"
-VERSIONS = "versions"
-RECORDED = ("ddpo-cli", "ddpo-core", "ddpo-rewards", "torch", "diffusers", "transformers", "peft", "pillow", "numpy")
 
 
 class RunConfig(BaseModel):
@@ -122,144 +114,3 @@ regression are those of the reference (jannerm/ddpo, pipeline/run-*.sh)."""
 
 FOR_TRAINABLE: Mapping[str, Mapping[str, Any]] = {"unet": {"learning_rate": 1e-5}}
 """What differs where all weights of the UNet are trained (jannerm/ddpo, pipeline/policy_gradient.py)."""
-
-
-def resolve(file: Path | None, flags: Mapping[str, Any], *, preset: str | None = None) -> RunConfig:
-    """Return the defaults for the model, overridden by `preset`, by `file`, and by `flags` that say something.
-
-    Flags are flat: those that belong to `FitConfig` are put under `fit`. None and an empty list say nothing. A layer
-    that chooses an algorithm, or what is trained, overrides those before it with the defaults of its choice.
-
-    Raises:
-        ValueError: a value is out of range, a key or the preset is unknown, or `file` is no TOML.
-    """
-    given = nest({key: value for key, value in flags.items() if value is not None and value != []})
-    task = read_preset(preset) if preset is not None else {}
-    stored = read_toml(file) if file else {}
-    stored.pop(VERSIONS, None)
-    model = ({"model": BUILTIN_MODEL} | task | stored | given)["model"]
-    layers = [part for said in (task, stored, given) for part in (*_brought_along(said), said)]
-    try:
-        config = validate(_known(FOR_MODEL, model), *layers)
-    except ValueError as error:
-        raise CLIError(f"{file}: {error}" if file else str(error)) from None
-    if config.trainable == "unet" and "lora_rank" in given:
-        raise CLIError(f"--lora-rank {config.lora_rank} is of a LoRA, and --trainable unet has none; leave out one")
-    return config
-
-
-def read_run_config(run: Path) -> RunConfig:
-    """Return the configuration that `run` was started with.
-
-    Raises:
-        ValueError: its config.toml is missing or was made unreadable.
-    """
-    stored = read_toml(run / "config.toml")
-    stored.pop(VERSIONS, None)
-    try:
-        return validate(stored)
-    except ValueError as error:
-        raise CLIError(f"{run / 'config.toml'}: {error}") from None
-
-
-def validate(*layers: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration that `layers` give, each overriding those before it.
-
-    >>> validate({"epochs": 7, "fit": {"num_steps": 3}}, {"fit": {"samples_per_epoch": 8}}).fit.num_steps
-    3
-    >>> validate({"epoch": 7})
-    Traceback (most recent call last):
-    ddpo_core.errors.DDPOError: 'epoch' is not an option; did you mean 'epochs'?
-    """
-    whole: dict[str, Any] = {}
-    fit: dict[str, Any] = {}
-    for layer in layers:
-        whole |= layer
-        part = layer.get("fit", {})
-        if not isinstance(part, Mapping):
-            raise CLIError(f"fit={part!r}: want a table, [fit]")
-        fit |= part
-    misplaced = [key for key in whole if key in FitConfig.model_fields]
-    if misplaced:
-        raise CLIError(f"{misplaced[0]!r} stands outside its table; write it under [fit]")
-    return parse_config(RunConfig, {**whole, "fit": parse_config(FitConfig, fit)})
-
-
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the keys of `FitConfig` under `fit`.
-
-    >>> nest({"epochs": 2, "num_steps": 5})
-    {'epochs': 2, 'fit': {'num_steps': 5}}
-    """
-    fit = {key: value for key, value in flat.items() if key in FitConfig.model_fields}
-    return {key: value for key, value in flat.items() if key not in fit} | ({"fit": fit} if fit else {})
-
-
-def read_toml(file: Path) -> dict[str, Any]:
-    """Return the table in `file`.
-
-    Raises:
-        CLIError: `file` is missing or no TOML.
-    """
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CLIError(f"there is no configuration file {str(file)!r}; check the path") from None
-    except IsADirectoryError:
-        raise CLIError(f"{str(file)!r} is a folder; want a TOML file, such as {file}/config.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CLIError(f"{str(file)!r} is no valid TOML: {error}") from None
-
-
-def to_toml(config: RunConfig) -> str:
-    """Return the whole configuration and the versions that run it, as TOML that `--config` takes."""
-    table = config.model_dump(mode="json", exclude_none=True)
-    head = f"# Written by ddpo {version('ddpo-cli')}. The same run again: ddpo train --config config.toml\n"
-    return head + tomli_w.dumps({**table, VERSIONS: versions()})
-
-
-def versions() -> dict[str, str]:
-    """Return the installed versions of what decides the numbers of a run."""
-    found = {}
-    for name in RECORDED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def changed_versions(run: Path) -> dict[str, tuple[str, str]]:
-    """Return what is installed in another version than when `run` was last trained: then and now."""
-    then = read_toml(run / "config.toml").get(VERSIONS, {})
-    now = versions()
-    return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}
-
-
-def differences(stored: RunConfig, wanted: RunConfig, *, allowed: frozenset[str] = frozenset()) -> list[str]:
-    """Return what `wanted` says otherwise than `stored`, as `key: stored -> wanted`, `allowed` keys left out.
-
-    >>> config = validate({})
-    >>> differences(config, config.model_copy(update={"seed": 1}))
-    ['seed: 0 -> 1']
-    """
-    before, after = _flat(stored), _flat(wanted)
-    return [
-        f"{key}: {before[key]!r} -> {after[key]!r}"
-        for key in before
-        if key not in allowed and before[key] != after[key]
-    ]
-
-
-def _brought_along(said: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """Return the defaults of what `said` chooses."""
-    return _known(FOR_ALGORITHM, said.get("algorithm")), _known(FOR_TRAINABLE, said.get("trainable"))
-
-
-def _known(defaults: Mapping[str, Mapping[str, Any]], name: object) -> Mapping[str, Any]:
-    return defaults.get(name, {}) if isinstance(name, str) else {}
-
-
-def _flat(config: RunConfig) -> dict[str, Any]:
-    table = config.model_dump()
-    return {**{key: value for key, value in table.items() if key != "fit"}, **table["fit"]}

@@ -10,8 +10,9 @@ from typing import Any
 from ddpo_cli.display import View, stopwatch
 from ddpo_cli.errors import CLIError, describe, is_user_error, say
 from ddpo_cli.evaluating import evaluate_fixed, held_out_mean, mean, write_grid
+from ddpo_cli.history import append_metrics, best_epoch
 from ddpo_cli.interrupts import Interrupts
-from ddpo_cli.runs import CHECKPOINTS, append_metrics, best_epoch
+from ddpo_cli.runs import CHECKPOINTS
 from ddpo_cli.sample_log import append_samples, gather_rows, sample_rows
 from ddpo_cli.setup import Setup
 from ddpo_cli.trackers import Log, Record

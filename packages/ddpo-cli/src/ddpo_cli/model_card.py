@@ -13,7 +13,8 @@ from ddpo_cli.config import BUILTIN_MODEL, RunConfig
 from ddpo_cli.evaluating import BEFORE_AFTER
 from ddpo_cli.files import write_text
 from ddpo_cli.grids import save_png
-from ddpo_cli.runs import SAMPLES, read_metrics
+from ddpo_cli.history import read_metrics
+from ddpo_cli.runs import SAMPLES
 from ddpo_core import Evaluation
 
 CARD, CURVE = "README.md", "reward.png"

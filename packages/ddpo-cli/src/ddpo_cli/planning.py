@@ -3,7 +3,8 @@
 import typer
 
 from ddpo_cli import setup as setups
-from ddpo_cli.config import RunConfig, to_toml
+from ddpo_cli.config import RunConfig
+from ddpo_cli.config_file import to_toml
 from ddpo_cli.console import messages
 from ddpo_cli.display import duration
 from ddpo_cli.errors import say

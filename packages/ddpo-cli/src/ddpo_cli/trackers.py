@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpo_cli.config import RunConfig, to_toml
+from ddpo_cli.config import RunConfig
+from ddpo_cli.config_file import to_toml
 from ddpo_cli.errors import CLIError
 
 PROJECT = "ddpo"

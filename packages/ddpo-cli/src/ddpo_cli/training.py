@@ -8,7 +8,8 @@ import typer
 
 from ddpo_cli import setup as setups
 from ddpo_cli.artefacts import artefact_path, write_artefact
-from ddpo_cli.config import RunConfig, changed_versions, differences, nest, read_run_config, resolve, to_toml, validate
+from ddpo_cli.config import RunConfig
+from ddpo_cli.config_file import changed_versions, to_toml
 from ddpo_cli.console import messages
 from ddpo_cli.display import View, duration, shown, stopwatch
 from ddpo_cli.errors import CLIError, process_rank, say
@@ -22,23 +23,14 @@ from ddpo_cli.evaluating import (
     write_record,
 )
 from ddpo_cli.files import write_text
+from ddpo_cli.history import best_epoch, keep_until, read_metrics
 from ddpo_cli.interrupts import handled
 from ddpo_cli.loop import Rescue, Training, follow_epochs, rescuing, run_epochs, save
 from ddpo_cli.model_card import write_model_card
 from ddpo_cli.planning import print_plan
+from ddpo_cli.resolving import differences, nest, read_run_config, resolve, validate
 from ddpo_cli.rewarding import label
-from ddpo_cli.runs import (
-    CHECKPOINTS,
-    CONFIG,
-    SAMPLES,
-    best_epoch,
-    create_run,
-    find_checkpoint,
-    keep_until,
-    locked,
-    read_metrics,
-    refuse_used,
-)
+from ddpo_cli.runs import CHECKPOINTS, CONFIG, SAMPLES, create_run, find_checkpoint, locked, refuse_used
 from ddpo_cli.setup import Setup
 from ddpo_cli.trackers import Record, tracking
 from ddpo_core import Processes, TrainState, init, load_checkpoint, processes_from_environment

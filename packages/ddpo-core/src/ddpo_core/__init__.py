@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ddpo_core.diffusion.lora import save_lora
     from ddpo_core.diffusion.stable_diffusion import load_full_policy, load_policy
     from ddpo_core.distributed import Processes, processes_from_environment
+    from ddpo_core.epoch import train_epoch
     from ddpo_core.errors import CheckpointError, DDPOError, NonFiniteError, ProcessError, ScoreError
     from ddpo_core.evaluation import Evaluation, evaluate, image_grid
     from ddpo_core.losses import ddpo_is_loss, ddpo_sf_loss, kl_penalty, rwr_loss
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ddpo_core.prompts import PromptSet, list_prompt_sets, prompt_set
     from ddpo_core.regression import rwr, rwr_per_prompt
     from ddpo_core.sampling import replay_log_probs, sample_trajectories
-    from ddpo_core.training import fit, init, train_epoch
+    from ddpo_core.training import fit, init
     from ddpo_core.types import EpochInfo, Optimizer, Params, Policy, Timesteps, TrainState, Trajectories, Transition
     from ddpo_core.updates import train_step
     from ddpo_core.weights import rwr_weights, sparse_rwr_weights
@@ -47,6 +48,7 @@ _MODULES = {
     "diffusion.lora": ("save_lora",),
     "diffusion.stable_diffusion": ("load_full_policy", "load_policy"),
     "distributed": ("Processes", "processes_from_environment"),
+    "epoch": ("train_epoch",),
     "errors": ("CheckpointError", "DDPOError", "NonFiniteError", "ProcessError", "ScoreError"),
     "evaluation": ("Evaluation", "evaluate", "image_grid"),
     "losses": ("ddpo_is_loss", "ddpo_sf_loss", "kl_penalty", "rwr_loss"),
@@ -55,7 +57,7 @@ _MODULES = {
     "prompts": ("PromptSet", "list_prompt_sets", "prompt_set"),
     "regression": ("rwr", "rwr_per_prompt"),
     "sampling": ("replay_log_probs", "sample_trajectories"),
-    "training": ("fit", "init", "train_epoch"),
+    "training": ("fit", "init"),
     "types": ("EpochInfo", "Optimizer", "Params", "Policy", "Timesteps", "TrainState", "Trajectories", "Transition"),
     "updates": ("train_step",),
     "weights": ("rwr_weights", "sparse_rwr_weights"),
