@@ -170,11 +170,16 @@ def test_another_run_in_the_output_folder_is_refused_and_left_alone(ddpo, quick)
     [
         (["--reward", "jpeg_compresibility"], "did you mean 'jpeg_compressibility'"),
         (["--reward", "no_module:score"], "no_module"),
+        (["--prompts", "quick.toml"], "did you mean 'file:quick.toml'?"),
+        (["--config", "aesthetic"], "no configuration file 'aesthetic'; did you mean --preset aesthetic?"),
         (["--prompts", "simple_animal"], "did you mean 'simple_animals'"),
         (["--model", "nowhere"], "model 'nowhere' does not exist"),
         (["--epochs", "0"], "epochs=0: input should be greater than 0"),
         (["--device", "tpu"], "device 'tpu' cannot be used"),
-        (["--samples-per-epoch", "3", "--updates-per-epoch", "2"], "does not divide"),
+        (
+            ["--samples-per-epoch", "3", "--updates-per-epoch", "2"],
+            "does not divide samples_per_epoch=3: want a multiple of 2",
+        ),
         (["runs/0001"], "without --resume; did you mean --output runs/0001?"),
         (["--resume", "--output", "x"], "leave out --output"),
         (["--force"], "add --resume"),

@@ -77,6 +77,8 @@ def describe(error: BaseException) -> str:
             f"{first}. Use --gradient-checkpointing, smaller batches (micro_batch_size and sample_batch_size under "
             "[fit]), or --dtype bfloat16."
         )
+    if _is_compiler_error(error):
+        return f"the UNet cannot be compiled on this machine: {text.split('. ')[0]}. Leave out --compile."
     if is_user_error(error):
         return text or type(error).__name__
     return (
@@ -98,7 +100,8 @@ def exit_code(error: BaseException) -> int:
 
 def is_user_error(error: BaseException) -> bool:
     """Tell whether the input or the machine is at fault: the packages raise `ValueError` for bad input."""
-    return isinstance(error, ValueError | OSError | FloatingPointError) or is_out_of_memory(error)
+    known = isinstance(error, ValueError | OSError | FloatingPointError)
+    return known or is_out_of_memory(error) or _is_compiler_error(error)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -121,6 +124,11 @@ def did_you_mean(name: str, choices: list[str]) -> str:
 def say(text: str) -> None:
     """Write one line to stderr."""
     typer.echo(text, err=True)
+
+
+def _is_compiler_error(error: BaseException) -> bool:
+    """Tell whether torch.compile found no compiler, or one that fails (by name: torch need not be loaded)."""
+    return type(error).__name__ in {"BackendCompilerFailed", "CppCompileError", "InductorError", "InvalidCxxCompiler"}
 
 
 def _describe_os_error(error: OSError) -> str:

@@ -64,12 +64,13 @@ class FitConfig(BaseModel):
     def _check_together(self) -> "FitConfig":
         if self.samples_per_epoch % self.updates_per_epoch:
             raise ValueError(
-                f"updates_per_epoch={self.updates_per_epoch} does not divide samples_per_epoch={self.samples_per_epoch}"
+                f"updates_per_epoch={self.updates_per_epoch} does not divide "
+                f"samples_per_epoch={self.samples_per_epoch}: want a multiple of {self.updates_per_epoch} samples"
             )
         if self.samples_per_epoch % self.samples_per_prompt:
             raise ValueError(
                 f"samples_per_prompt={self.samples_per_prompt} does not divide "
-                f"samples_per_epoch={self.samples_per_epoch}"
+                f"samples_per_epoch={self.samples_per_epoch}: want a multiple of {self.samples_per_prompt} samples"
             )
         if self.advantage_baseline == "group" and self.samples_per_prompt == 1:
             raise ValueError(

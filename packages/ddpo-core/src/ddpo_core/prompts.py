@@ -45,6 +45,8 @@ def prompt_set(name: str) -> PromptSet:
     if name not in _SETS:
         close = get_close_matches(name, _SETS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"want one of {', '.join(_SETS)} or file:PATH"
+        if Path(name).is_file():
+            hint = f"did you mean 'file:{name}'?"
         raise DDPOError(f"prompt set {name!r} is unknown; {hint}")
     return _SETS[name]()
 
