@@ -1,10 +1,10 @@
-"""The built-in rewards, registered through the same hook that plugins use."""
+"""The built-in rewards and probes, registered through the same hooks that plugins use."""
 
 from collections.abc import Callable
 
 from ddpo_rewards import published
 from ddpo_rewards.hookspecs import hookimpl
-from ddpo_rewards.types import RewardSpec
+from ddpo_rewards.types import ProbeSpec, RewardSpec
 
 _DDPO = "Black et al. 2023, Training Diffusion Models with Reinforcement Learning, arXiv:2305.13301"
 
@@ -100,9 +100,29 @@ _TEXT = (
     ),
 )
 
+_PROBES = (
+    ProbeSpec(
+        name="typo",
+        factory="ddpo_rewards.probes.typo:typo",
+        summary="Does writing the prompt into a picture raise its score? (typo-v1)",
+    ),
+    ProbeSpec(
+        name="stress",
+        factory="ddpo_rewards.probes.stress:stress",
+        summary="Do noise, blank pictures, filters and accidents raise or move the score?",
+    ),
+)
+
 
 @hookimpl
 def register_rewards(register: Callable[[RewardSpec], None]) -> None:
     """Register every built-in reward."""
     for spec in (*_JPEG, *_CLIP, *_LLAVA, *_TEXT):
+        register(spec)
+
+
+@hookimpl
+def register_probes(register: Callable[[ProbeSpec], None]) -> None:
+    """Register every built-in probe."""
+    for spec in _PROBES:
         register(spec)

@@ -30,7 +30,7 @@ def fetch(weight: Weight) -> Path:
     Raises:
         RewardError: offline and not cached, unreachable, or with other bytes than pinned or recorded.
     """
-    record = read_records().get(_key(weight), {})
+    record = read_records().get(record_key(weight), {})
     get: Callable[[Weight, str | None], tuple[Path, str | None]]
     if not weight.source.startswith(_HUB):
         get = _fetch_address
@@ -40,7 +40,7 @@ def fetch(weight: Weight) -> Path:
     digest = weight.sha256 if get is _fetch_address and weight.sha256 else tree_sha256(path)
     wanted = weight.sha256 or record.get("sha256")
     if wanted is None:
-        _write_record(_key(weight), {"revision": revision, "sha256": digest, "recorded": _now()})
+        _write_record(record_key(weight), {"revision": revision, "sha256": digest, "recorded": _now()})
     elif digest != wanted:
         origin = "pinned" if weight.sha256 else f"recorded on {record['recorded']} in {records_path()}"
         raise RewardError(f"{path} has the sha256 {digest}, not {wanted} as {origin}; delete it and download it anew")
@@ -54,7 +54,7 @@ def describe_pin(weight: Weight) -> str:
         >>> describe_pin(Weight(source="https://example.org/head.pth", sha256="21dd"))
         'sha256 21dd'
     """
-    record = read_records().get(_key(weight))
+    record = read_records().get(record_key(weight))
     if weight.sha256 or record is None:
         return weight.pin
     revision = f"revision {record['revision']}, " if record.get("revision") else ""
@@ -99,7 +99,8 @@ def tree_sha256(path: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _key(weight: Weight) -> str:
+def record_key(weight: Weight) -> str:
+    """The name under which these weights are recorded."""
     revision = f"@{weight.revision}" if weight.revision else ""
     return f"{weight.source}{revision}/{weight.filename}"
 

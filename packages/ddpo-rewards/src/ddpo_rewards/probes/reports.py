@@ -1,0 +1,189 @@
+"""Write what a probing found: for machines, for spreadsheets, and in words."""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from ddpo_rewards.probes.types import Cell, Estimate, Outcome, ProbeReport, SuiteReport
+from ddpo_rewards.types import RewardError
+
+SCHEMA_VERSION = 1
+CELL_COLUMNS = (
+    "suite", "cell", "arm", "compared_with", "mean", "change", "change_low", "change_high",
+    "change_sd", "change_sd_low", "change_sd_high", "p", "q",
+)  # fmt: skip
+_DIGITS = 9  # significant; the last ones of a sum depend on the machine
+
+
+def to_json(report: ProbeReport) -> str:
+    """The report without the scores of single pictures; the same bytes for the same seed, pictures and versions."""
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "verdict": report.verdict,
+        "reward": report.reward,
+        "pictures": {"count": len(report.clean), "source": report.bases.source, "sha256": report.base_sha256},
+        "seed": report.seed,
+        "bootstrap": {"draws": report.draws, "confidence": 0.95, "clusters": "pictures"},
+        "versions": report.versions,
+        "clean_scores": {"mean": report.clean.mean(), "sd": report.clean.std(ddof=1)},
+        "suites": {suite.suite: _suite_record(suite) for suite in report.suites},
+    }
+    return json.dumps(_plain(record), indent=2, ensure_ascii=False) + "\n"
+
+
+def cell_rows(report: ProbeReport) -> list[dict[str, Any]]:
+    """One row per cell, with the columns `CELL_COLUMNS`."""
+    return [{"suite": suite.suite, **_cell_row(cell)} for suite in report.suites for cell in suite.findings.cells]
+
+
+def outcome_rows(report: ProbeReport) -> list[dict[str, Any]]:
+    """One row per test: what was asked, the answer in words, and the verdict."""
+    return [
+        {
+            "test": outcome.test,
+            "question": outcome.question,
+            "answer": outcome.reason,
+            "effect": effect_text(outcome),
+            "verdict": outcome.verdict.value.replace("_", " "),
+        }
+        for suite in report.suites
+        for outcome in suite.findings.outcomes
+    ]
+
+
+def effect_text(outcome: Outcome) -> str:
+    """The effect and its interval, as a person reads it."""
+    if outcome.effect is None:
+        return ""
+    value, low, high = outcome.effect
+    if outcome.unit == "share":
+        return f"{value:.0%} ({low:.0%} to {high:.0%})"
+    return f"{value:+.2f} {outcome.unit} ({low:+.2f} to {high:+.2f})"
+
+
+def pair_rows(report: ProbeReport) -> Iterator[dict[str, Any]]:
+    """One row per picture and arm: the prompt it was scored with, what was written into it, its score."""
+    for row, score in enumerate(report.clean):
+        yield _pair(report, "", "", "clean", row, row, None, score)
+    for suite in report.suites:
+        for arm in suite.arms:
+            for row, score in enumerate(suite.scores[arm.key]):
+                source = row if arm.prompt_rows is None else arm.prompt_rows[row]
+                text = None if arm.texts is None else arm.texts[row]
+                yield _pair(report, suite.suite, arm.cell, arm.name, row, source, text, score)
+
+
+def write_report(report: ProbeReport, folder: str | os.PathLike[str]) -> None:
+    """Write probe.json, cells.csv, pairs.jsonl, report.md and contact_sheet.png into a new folder, all or none.
+
+    Raises:
+        RewardError: the folder exists and is not empty, or cannot be written.
+    """
+    from ddpo_rewards.probes.markdown import to_markdown
+    from ddpo_rewards.probes.sheets import contact_sheet
+
+    target = Path(folder)
+    check_folder(target)
+    writers: dict[str, Callable[[Path], object]] = {
+        "probe.json": lambda path: path.write_text(to_json(report), encoding="utf-8"),
+        "cells.csv": lambda path: path.write_text(_csv(report), encoding="utf-8"),
+        "pairs.jsonl": lambda path: _write_pairs(report, path),
+        "report.md": lambda path: path.write_text(to_markdown(report), encoding="utf-8"),
+        "contact_sheet.png": lambda path: contact_sheet(report).save(path),
+    }
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as aside:
+            whole = Path(aside) / target.name
+            whole.mkdir()
+            for name, write in writers.items():
+                write(whole / name)
+            if target.exists():
+                target.rmdir()
+            shutil.move(whole, target)
+    except OSError as error:
+        raise RewardError(f"{str(target)!r} cannot be written: {error.strerror or error}") from error
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a report can be written there; to be asked before the hour of scoring, too.
+
+    Raises:
+        RewardError: it is a file, or holds something.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RewardError(f"{str(folder)!r} is a file; want a new folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise RewardError(f"{str(folder)!r} exists and is not empty; name a new folder, or remove it first")
+
+
+def _suite_record(suite: SuiteReport) -> dict[str, Any]:
+    findings = suite.findings
+    return {
+        "options": suite.options,
+        "tests": [
+            {"test": one.test, "verdict": one.verdict, "question": one.question, "reason": one.reason,
+             "effect": one.effect, "unit": one.unit}
+            for one in findings.outcomes
+        ],
+        "metrics": findings.metrics,
+        "details": findings.details,
+        "cells": [_cell_row(cell) for cell in findings.cells],
+    }  # fmt: skip
+
+
+def _cell_row(cell: Cell) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "cell": cell.cell, "arm": cell.arm, "compared_with": cell.compared_with, "mean": cell.mean
+    }  # fmt: skip
+    for name, found in (("change", cell.change), ("change_sd", cell.change_sd)):
+        row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return {**row, "p": cell.p, "q": cell.q}
+
+
+def _pair(
+    report: ProbeReport, suite: str, cell: str, arm: str, row: int, source: int, text: str | None, score: float
+) -> dict[str, Any]:
+    image, prompts = report.bases.images[row], report.bases.prompts
+    return {
+        "suite": suite,
+        "cell": cell,
+        "arm": arm,
+        "image": os.fspath(image) if isinstance(image, str | os.PathLike) else row,
+        "prompt": None if prompts is None else prompts[source],
+        "text": text,
+        "score": float(str(np.float32(score))),  # by its shortest decimal: 2.2 and not 2.200000047683716
+    }
+
+
+def _write_pairs(report: ProbeReport, path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for row in pair_rows(report):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _csv(report: ProbeReport) -> str:
+    text = StringIO()
+    writer = csv.DictWriter(text, CELL_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_plain(row) for row in cell_rows(report))
+    return text.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """JSON values: estimates as mappings, floats without the digits that depend on the machine."""
+    if isinstance(value, Estimate):
+        return _plain(value._asdict())
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value

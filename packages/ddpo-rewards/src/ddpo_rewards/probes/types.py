@@ -1,0 +1,169 @@
+"""What a probe is, what it finds and what a report holds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from ddpo_rewards.types import Metadata, Reward
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Scores: TypeAlias = Float[np.ndarray, " images"]
+# Scores one batch of pictures; an arm may replace it, to score pictures one by one or in another type.
+ScoreBatch: TypeAlias = Callable[[Reward, "Sequence[Image]", Sequence[str] | None, Metadata | None], Scores]
+
+
+class Verdict(StrEnum):
+    """What a probe says of a reward, from good to bad; `not_applicable` where there was nothing to test."""
+
+    not_applicable = "not_applicable"
+    robust = "robust"
+    inconclusive = "inconclusive"
+    susceptible = "susceptible"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseSet:
+    """The unchanged pictures, read when they are needed, and what each was meant to show.
+
+    `images` holds what `Reward.__call__` takes: paths, PIL images or uint8 arrays. Metadata go with the prompts.
+    """
+
+    images: Sequence[Any]
+    prompts: Sequence[str] | None = None
+    metadata: Metadata | None = None
+    source: str = "pictures of the caller"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """One way of changing every picture, and the prompts that the changed pictures are scored with.
+
+    `change(image, index)` returns a new RGB picture, decided by its arguments alone. `prompt_rows` says whose prompt
+    each picture is scored with; None is its own. `texts` is what was written into each picture, where something was.
+    """
+
+    cell: str
+    name: str
+    change: "Callable[[Image, int], Image]"
+    prompt_rows: Sequence[int] | None = None
+    score: ScoreBatch | None = None
+    texts: Sequence[str] | None = None
+
+    @property
+    def key(self) -> str:
+        """The name of the arm within its suite."""
+        return f"{self.cell}/{self.name}"
+
+
+class Estimate(NamedTuple):
+    """A value with the bounds of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One comparison of two arms: the mean change of the score, in the reward's unit and in standard deviations (sd).
+
+    `p` is two-sided, of no change; `q` is `p` after Benjamini-Hochberg across the cells of the suite.
+    """
+
+    cell: str
+    arm: str
+    compared_with: str
+    mean: float
+    change: Estimate
+    change_sd: Estimate
+    p: float
+    q: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """The verdict of one test in words that need no paper; `effect` is what the verdict was made from, in `unit`."""
+
+    test: str
+    question: str
+    verdict: Verdict
+    reason: str
+    effect: Estimate | None = None
+    unit: str = "sd"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Findings:
+    """What one suite found: verdicts, the cells they rest on, and named metrics (an `Estimate`, a number or None)."""
+
+    outcomes: tuple[Outcome, ...]
+    cells: tuple[Cell, ...] = ()
+    metrics: Mapping[str, Estimate | float | None] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)  # anything else, as JSON values
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """What `assess` gets: the base set and, by arm key, one score per picture; `clean` is always there."""
+
+    bases: BaseSet
+    clean: Scores
+    scores: Mapping[str, Scores]
+    draws: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """A suite of tests, as two functions: which pictures to score, and what the scores say.
+
+    `plan(bases, seed)` may be asked again for the contact sheet and has to return the same arms; it raises
+    `RewardError` where the base set does not serve.
+    """
+
+    plan: Callable[[BaseSet, int], Sequence[Arm]]
+    assess: Callable[[Trial], Findings]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SuiteReport:
+    """One suite of a report: the options it ran with, its arms, every score, and its findings."""
+
+    suite: str
+    options: Mapping[str, Any]
+    arms: tuple[Arm, ...]
+    scores: Mapping[str, Scores]
+    findings: Findings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeReport:
+    """Everything that a probing found; the functions of `reports` write it to files."""
+
+    verdict: Verdict
+    reward: Mapping[str, Any]
+    bases: BaseSet
+    base_sha256: str
+    clean: Scores
+    suites: tuple[SuiteReport, ...]
+    seed: int
+    draws: int
+    versions: Mapping[str, str]
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on the whole: the worst there is; `not_applicable` only where nothing else was found.
+
+    Example:
+        >>> worst([Verdict.robust, Verdict.not_applicable]), worst([])
+        (<Verdict.robust: 'robust'>, <Verdict.not_applicable: 'not_applicable'>)
+    """
+    order = list(Verdict)
+    return max(verdicts, key=order.index, default=Verdict.not_applicable)
