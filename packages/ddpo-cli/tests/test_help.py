@@ -30,7 +30,9 @@ def imported_by(*arguments: str) -> list[str]:
     return done.stdout.splitlines()[-1].split()[1:]
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("train", "--help"), ("--version",), ("rewards", "list")])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("train", "--help"), ("probe", "--help"), ("--version",), ("rewards", "list")]
+)
 def test_help_and_listings_import_nothing_heavy(arguments):
     assert imported_by(*arguments) == []
 
@@ -48,7 +50,7 @@ def test_python_dash_m_is_the_command():
     assert done.stdout == f"ddpo {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "eval", "score", "rewards"])
+@pytest.mark.parametrize("command", ["train", "sample", "eval", "score", "probe", "rewards"])
 def test_the_help_of_every_command_has_examples(ddpo, command):
     text = ddpo(command, "--help").stdout
     assert "Examples" in text

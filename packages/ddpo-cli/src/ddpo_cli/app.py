@@ -5,11 +5,12 @@ from typing import Annotated
 import typer
 
 from ddpo_cli import __version__
-from ddpo_cli.commands import evaluate, rewards, sample, score, train
+from ddpo_cli.commands import evaluate, probe, rewards, sample, score, train
 from ddpo_cli.errors import Settings
 
 HELP = """
-Finetune a diffusion model so that its samples maximise a reward, and score images with those rewards.
+Finetune a diffusion model so that its samples maximise a reward, score images with those rewards, and find out whether
+a reward can be gamed.
 
 A reward is a name from [bold]ddpo rewards list[/bold], or any Python function of images: [bold]my_plugin:score[/bold].
 """
@@ -25,7 +26,10 @@ EPILOG = """
 
   ddpo score photos/ --reward jpeg_compressibility --sheet best.png
 
-Exit codes: 0 done, 2 bad usage or input, 130 interrupted (a checkpoint is written).
+  ddpo probe jpeg_compressibility    [dim]can this reward be gamed?[/dim]
+
+Exit codes: 0 done, 2 bad usage or input, 3 a probe found the reward susceptible,
+4 inconclusive, 130 interrupted (a checkpoint is written).
 """
 
 app = typer.Typer(
@@ -60,4 +64,5 @@ app.command("train", epilog=train.EPILOG)(train.train)
 app.command("sample", epilog=sample.EPILOG)(sample.sample)
 app.command("eval", epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command("score", epilog=score.EPILOG)(score.score)
+app.command("probe", epilog=probe.EPILOG)(probe.probe)
 app.add_typer(rewards.app, name="rewards")

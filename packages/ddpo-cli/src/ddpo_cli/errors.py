@@ -17,6 +17,8 @@ import typer
 BAD_INPUT = 2
 DEFECT = 1
 INTERRUPTED = 130
+SUSCEPTIBLE = 3
+INCONCLUSIVE = 4
 
 
 class CLIError(ValueError):

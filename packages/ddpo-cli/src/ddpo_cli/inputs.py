@@ -51,19 +51,19 @@ def find_images(patterns: Sequence[str]) -> list[str]:
 def describe_images(
     paths: Sequence[str], *, prompts: Path | None, prompt: str | None, columns: Columns, needed: bool
 ) -> list[Item]:
-    """Add to each image its prompt and metadata, from one prompt for all, a table, or metadata beside the images.
+    """Add its prompt and metadata to each image: from one prompt for all, a table, a text, or a file beside the images.
 
     Metadata beside the images may be anybody's: where the rewards do not need it, what does not fit is left aside.
 
     Raises:
-        CLIError: both a prompt and a table are given, or a table lacks a column.
+        CLIError: both a prompt and a table are given, a table lacks a column, or a text has too many or too few lines.
     """
     if prompt is not None and prompts is not None:
         raise CLIError("got --prompt and --prompts; give one prompt for all images, or a file with one for each")
     if prompt is not None:
         return [Item(path, prompt) for path in paths]
     if prompts is not None:
-        return _from_table(paths, prompts, columns)
+        return _from_lines(paths, prompts) if prompts.suffix == ".txt" else _from_table(paths, prompts, columns)
     folders = {Path(path).parent for path in paths}
     beside = {folder: _beside(folder, columns, needed=needed) for folder in folders}
     return [_placed(path, beside[Path(path).parent].get(_key(Path(path)))) for path in paths]
@@ -82,7 +82,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
         elif file.suffix in {".jsonl", ".ndjson"}:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:
-            raise CLIError(f"prompts {str(file)!r}: want a file that ends in .csv or .jsonl")
+            raise CLIError(f"prompts {str(file)!r}: want a file that ends in .csv, .jsonl or .txt")
     except FileNotFoundError:
         raise CLIError(f"there is no file {str(file)!r} with prompts; check --prompts") from None
     except (csv.Error, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -109,6 +109,17 @@ def _nothing(pattern: str) -> str:
     if glob.has_magic(pattern):
         return f"no file matches {pattern!r}; check the pattern (quote it so that the shell leaves it alone)"
     return f"there is no image {pattern!r}; check the path"
+
+
+def _from_lines(paths: Sequence[str], file: Path) -> list[Item]:
+    """One prompt per line, in the order of the images."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise CLIError(f"there is no file {str(file)!r} with prompts; check --prompts") from None
+    if len(lines) != len(paths):
+        raise CLIError(f"{str(file)!r} has {len(lines)} lines for {len(paths)} images; want one prompt per image")
+    return [Item(path, line.strip()) for path, line in zip(paths, lines, strict=True)]
 
 
 def _from_table(paths: Sequence[str], file: Path, columns: Columns) -> list[Item]:
