@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ddpo_core.advantages import compute_advantages, update_prompt_stats, within_prompts
+    from ddpo_core.assessing import Observation, Thresholds, Verdict, assess, drift
     from ddpo_core.checkpoint import (
         latest_checkpoint,
         load_checkpoint,
@@ -24,11 +25,22 @@ if TYPE_CHECKING:
     from ddpo_core.errors import CheckpointError, DDPOError, NonFiniteError, ProcessError, ScoreError
     from ddpo_core.evaluation import Evaluation, evaluate, image_grid
     from ddpo_core.losses import ddpo_is_loss, ddpo_sf_loss, kl_penalty, rwr_loss
+    from ddpo_core.monitors import (
+        Monitor,
+        Watched,
+        diversity_monitor,
+        every,
+        held_out_monitor,
+        image_monitor,
+        kl_monitor,
+        watch,
+    )
     from ddpo_core.objectives import Objective, policy_gradient
     from ddpo_core.optim import adamw
     from ddpo_core.prompts import PromptSet, list_prompt_sets, prompt_set
     from ddpo_core.regression import rwr, rwr_per_prompt
     from ddpo_core.sampling import replay_log_probs, sample_trajectories
+    from ddpo_core.signals import image_statistics, initial_kl, prompt_diversity
     from ddpo_core.training import fit, init
     from ddpo_core.types import EpochInfo, Optimizer, Params, Policy, Timesteps, TrainState, Trajectories, Transition
     from ddpo_core.updates import train_step
@@ -36,6 +48,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "advantages": ("compute_advantages", "update_prompt_stats", "within_prompts"),
+    "assessing": ("Observation", "Thresholds", "Verdict", "assess", "drift"),
     "checkpoint": (
         "latest_checkpoint",
         "load_checkpoint",
@@ -52,11 +65,22 @@ _MODULES = {
     "errors": ("CheckpointError", "DDPOError", "NonFiniteError", "ProcessError", "ScoreError"),
     "evaluation": ("Evaluation", "evaluate", "image_grid"),
     "losses": ("ddpo_is_loss", "ddpo_sf_loss", "kl_penalty", "rwr_loss"),
+    "monitors": (
+        "Monitor",
+        "Watched",
+        "diversity_monitor",
+        "every",
+        "held_out_monitor",
+        "image_monitor",
+        "kl_monitor",
+        "watch",
+    ),
     "objectives": ("Objective", "policy_gradient"),
     "optim": ("adamw",),
     "prompts": ("PromptSet", "list_prompt_sets", "prompt_set"),
     "regression": ("rwr", "rwr_per_prompt"),
     "sampling": ("replay_log_probs", "sample_trajectories"),
+    "signals": ("image_statistics", "initial_kl", "prompt_diversity"),
     "training": ("fit", "init"),
     "types": ("EpochInfo", "Optimizer", "Params", "Policy", "Timesteps", "TrainState", "Trajectories", "Transition"),
     "updates": ("train_step",),
@@ -70,8 +94,10 @@ __all__ = [
     "EpochInfo",
     "Evaluation",
     "FitConfig",
+    "Monitor",
     "NonFiniteError",
     "Objective",
+    "Observation",
     "Optimizer",
     "Params",
     "Policy",
@@ -79,18 +105,30 @@ __all__ = [
     "Processes",
     "PromptSet",
     "ScoreError",
+    "Thresholds",
     "Timesteps",
     "TrainState",
     "Trajectories",
     "Transition",
+    "Verdict",
+    "Watched",
     "adamw",
+    "assess",
     "compute_advantages",
     "ddpo_is_loss",
     "ddpo_sf_loss",
+    "diversity_monitor",
+    "drift",
     "evaluate",
+    "every",
     "fit",
+    "held_out_monitor",
     "image_grid",
+    "image_monitor",
+    "image_statistics",
     "init",
+    "initial_kl",
+    "kl_monitor",
     "kl_penalty",
     "latest_checkpoint",
     "list_prompt_sets",
@@ -100,6 +138,7 @@ __all__ = [
     "parse_config",
     "policy_gradient",
     "processes_from_environment",
+    "prompt_diversity",
     "prompt_set",
     "prune_checkpoints",
     "replay_log_probs",
@@ -116,6 +155,7 @@ __all__ = [
     "train_epoch",
     "train_step",
     "update_prompt_stats",
+    "watch",
     "within_prompts",
 ]
 

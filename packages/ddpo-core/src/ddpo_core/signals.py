@@ -1,0 +1,141 @@
+"""What can be measured without any model: how samples look, how alike they are, how far the policy has gone."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from statistics import fmean
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ddpo_core.errors import DDPOError
+from ddpo_core.losses import kl_penalty
+from ddpo_core.rows import take_rows
+from ddpo_core.sampling import stochastic_steps
+from ddpo_core.types import Params, Policy, Trajectories
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_DARK, _BRIGHT = 0.1, 0.9
+_EDGE = 0.1
+_LEVELS = 4  # per channel
+
+
+def image_statistics(images: Float[Tensor, "batch ..."]) -> dict[str, Float[Tensor, " batch"]]:
+    """Describe each image `[3, height, width]`, values in [0, 1], by six numbers.
+
+    With the luma `0.299 r + 0.587 g + 0.114 b` of a pixel:
+
+    - `saturation`: mean of `(max - min) / max` over the channels of a pixel, 0 for black; 0 to 1.
+    - `dark_fraction`, `bright_fraction`: share of the pixels of a luma below 0.1, above 0.9.
+    - `edge_density`: share of the pairs of neighbours, beside and below, whose luma differs by more than 0.1.
+    - `colour_entropy`: entropy in bits of the histogram of 4 x 4 x 4 colours; 0 to 6.
+    - `high_frequency_share`: share of the luma's spectral power, its mean aside, above a quarter of a cycle per pixel
+      (half of what pixels can carry) in either direction; 0 for a constant image.
+
+    Raises:
+        DDPOError: If these are no images of at least 2 x 2 pixels.
+
+    Example:
+        >>> {name: value.item() for name, value in image_statistics(torch.zeros(1, 3, 4, 4)).items() if value != 0}
+        {'dark_fraction': 1.0}
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 2:
+        raise DDPOError(
+            f"image statistics need images [batch, 3, height, width] of at least 2 x 2 pixels, not {list(images.shape)}"
+        )
+    exact = images.double().clamp(0, 1)
+    luma = (exact * torch.tensor(_LUMA, dtype=torch.float64, device=images.device)[:, None, None]).sum(1)
+    statistics = {
+        "saturation": _saturation(exact),
+        "dark_fraction": (luma < _DARK).double().mean((1, 2)),
+        "bright_fraction": (luma > _BRIGHT).double().mean((1, 2)),
+        "edge_density": _edge_density(luma),
+        "colour_entropy": _colour_entropy(exact),
+        "high_frequency_share": _high_frequency_share(luma),
+    }
+    return {name: value.float() for name, value in statistics.items()}
+
+
+def prompt_diversity(images: Float[Tensor, "batch ..."], prompts: Sequence[str]) -> float | None:
+    """Mean distance of two images of one prompt: the root mean square difference of their values.
+
+    First over the pairs of a prompt, then over the prompts with two images or more; None where there is none.
+
+    Example:
+        >>> prompt_diversity(torch.tensor([[0.0, 0.0], [1.0, 7.0], [9.0, 9.0]]), ["a cat", "a cat", "a dog"])
+        5.0
+        >>> prompt_diversity(torch.zeros(2, 2), ["a cat", "a dog"]) is None
+        True
+    """
+    exact = images.double().flatten(1)
+    rows: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(prompt, []).append(row)
+    distances = [
+        fmean(float((exact[i] - exact[j]).square().mean().sqrt()) for i, j in combinations(group, 2))
+        for group in rows.values()
+        if len(group) > 1
+    ]
+    return fmean(distances) if distances else None
+
+
+@torch.no_grad()
+def initial_kl(policy: Policy, params: Params, trajectories: Trajectories) -> float:
+    """KL divergence of a policy from the initial one, on its own trajectories, in closed form.
+
+    The mean of `kl_penalty(params' mean, policy.params' mean, std)` over the stochastic steps; the mean over latent
+    dimensions as everywhere, so that it does not grow with the size of the images. 0 before training.
+
+    Raises:
+        DDPOError: If every step is deterministic.
+
+    Example:
+        >>> from ddpo_core import sample_trajectories, toy
+        >>> policy = toy.policy()
+        >>> sampled = sample_trajectories(policy, policy.params, ["left"], num_steps=4, seeds=[0])
+        >>> initial_kl(policy, policy.params, sampled)
+        0.0
+
+    Source: Fan et al. 2023 (DPOK), eq. 9.
+    """
+    steps = stochastic_steps(trajectories.timesteps)
+    if not steps:
+        raise DDPOError("every step of this policy is deterministic, so it has no KL divergence: want eta above 0")
+    conditioning = take_rows(trajectories.conditioning, trajectories.prompt_index)
+    divergences = []
+    for step in steps:
+        rows = take_rows(trajectories.timesteps, torch.full_like(trajectories.prompt_index, step))
+        latents = trajectories.latents[:, step].contiguous()
+        now = policy.transition(params, latents, rows, conditioning)
+        reference = policy.transition(policy.params, latents, rows, conditioning)
+        divergences.append(kl_penalty(now.mean, reference.mean, now.std))
+    return torch.stack(divergences).mean().item()
+
+
+def _saturation(images: Tensor) -> Tensor:
+    brightest, darkest = images.amax(1), images.amin(1)
+    spread = (brightest - darkest) / brightest.clamp(min=torch.finfo(images.dtype).tiny)
+    return spread.mean((1, 2))
+
+
+def _edge_density(luma: Tensor) -> Tensor:
+    beside, below = luma.diff(dim=2).abs() > _EDGE, luma.diff(dim=1).abs() > _EDGE
+    return torch.cat([beside.flatten(1), below.flatten(1)], 1).double().mean(1)
+
+
+def _colour_entropy(images: Tensor) -> Tensor:
+    levels = (images * _LEVELS).long().clamp(max=_LEVELS - 1)
+    colours = (levels[:, 0] * _LEVELS + levels[:, 1]) * _LEVELS + levels[:, 2]
+    counts = torch.nn.functional.one_hot(colours.flatten(1), _LEVELS**3).double().mean(1)
+    return -torch.where(counts > 0, counts * counts.clamp(min=1e-300).log2(), 0.0).sum(1)
+
+
+def _high_frequency_share(luma: Tensor) -> Tensor:
+    contrast = luma - luma.mean((1, 2), keepdim=True)
+    power = torch.fft.fft2(contrast).abs().square()
+    vertical, horizontal = (torch.fft.fftfreq(size, device=luma.device).abs() for size in luma.shape[1:])
+    is_high = torch.maximum(vertical[:, None], horizontal[None]) > 0.25
+    # Rounding leaves a constant image some 1e-30 of power, which would have a spectrum of its own.
+    has_contrast = contrast.square().mean((1, 2)) > 1e-12
+    share = (power * is_high).sum((1, 2)) / power.sum((1, 2)).clamp(min=torch.finfo(power.dtype).tiny)
+    return torch.where(has_contrast, share, 0.0)
