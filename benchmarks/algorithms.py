@@ -1,0 +1,192 @@
+"""Reward against queries of the four algorithms, on both JPEG rewards and the embedded model.
+
+    python benchmarks/algorithms.py runs/algorithms [--jobs 2] [--seeds 3] [--epochs 16] [--threads 1]
+
+Every run is `ddpo train` with the defaults that a user gets for the algorithm, and the same number of queries. Runs
+that are finished are not run again, and one that was stopped goes on. Each leaves its metrics.jsonl in a folder of its
+own under the results. Draws docs/images/algorithms.png (mean and range over the seeds) and prints a table for
+RESULTS.md.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+from ddpo_cli.evaluating import EVALUATION, is_evaluated
+from ddpo_cli.history import read_metrics
+from ddpo_cli.runs import checkpoints
+
+ALGORITHMS = ("ddpo-is", "ddpo-sf", "rwr", "rwr-sparse")
+REWARDS = ("jpeg_compressibility", "jpeg_incompressibility")
+FIGURE = Path(__file__).parents[1] / "docs" / "images" / "algorithms.png"
+# What is drawn on the way teaches nothing here and costs time.
+SETTINGS = "sample_every = 1000000\ncheckpoint_every = 4\nkeep_last = 1\ngrid_samples = 16\neval_samples = 64\n"
+
+
+class Run(NamedTuple):
+    """One run of the comparison."""
+
+    algorithm: str
+    reward: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"{self.reward}-{self.algorithm}-{self.seed}"
+
+
+def main() -> None:
+    """Train what is missing, draw and print."""
+    options = _parse()
+    options.results.mkdir(parents=True, exist_ok=True)
+    (options.results / "settings.toml").write_text(SETTINGS, encoding="utf-8")
+    # By seed: where it is stopped half-way, what is there can be compared.
+    parts = product(range(options.seeds), options.rewards, options.algorithms)
+    runs = [Run(algorithm, reward, seed) for seed, reward, algorithm in parts]
+    failed = _train_all([run for run in runs if not _is_finished(run, options)], options)
+    finished = [run for run in runs if _is_finished(run, options)]
+    if finished:
+        _draw(finished, options)
+        print(_table(finished, options.results))
+    for run in failed:
+        print(f"{run.name} failed: see {_log(run, options)}", file=sys.stderr)
+    raise SystemExit(1 if failed else 0)
+
+
+def _train_all(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
+    """Train side by side, with a line for each that is through; returns those that failed."""
+    start, failed = time.perf_counter(), []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        waiting = {pool.submit(_train, run, options): run for run in runs}
+        try:
+            for done, future in enumerate(as_completed(waiting), 1):
+                run, code = waiting[future], future.result()
+                failed += [run] if code else []
+                seconds = time.perf_counter() - start
+                left = seconds / done * (len(runs) - done) / 60
+                print(f"{done}/{len(runs)} {run.name}: {seconds:.0f} s, {left:.0f} min left", file=sys.stderr)
+        except KeyboardInterrupt:  # the runs got it too, and save themselves
+            pool.shutdown(cancel_futures=True)
+            raise SystemExit(130) from None
+    return failed
+
+
+def _train(run: Run, options: argparse.Namespace) -> int:
+    """Run `ddpo train` in a process of its own, from where it was stopped if it was."""
+    folder = options.results / run.name
+    if checkpoints(folder):
+        arguments = ["--resume", str(folder)]
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        arguments = ["--config", str(options.results / "settings.toml"), "--output", str(folder)]
+        arguments += ["--algorithm", run.algorithm, "--reward", run.reward, "--seed", str(run.seed), "--device", "cpu"]
+        if options.samples_per_epoch:
+            arguments += ["--samples-per-epoch", str(options.samples_per_epoch)]
+    command = [sys.executable, "-m", "ddpo_cli", "train", *arguments, "--epochs", str(options.epochs)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    with open(_log(run, options), "a", encoding="utf-8") as log:
+        return subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
+
+
+def _is_finished(run: Run, options: argparse.Namespace) -> bool:
+    return is_evaluated(options.results / run.name, options.epochs)
+
+
+def _log(run: Run, options: argparse.Namespace) -> Path:
+    folder: Path = options.results
+    return folder / f"{run.name}.log"
+
+
+def _draw(runs: Sequence[Run], options: argparse.Namespace) -> None:
+    """One panel per reward: the mean reward of each epoch over the queries, and its range over the seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rewards = list(dict.fromkeys(run.reward for run in runs))
+    figure, panels = pyplot.subplots(1, len(rewards), figsize=(5.5 * len(rewards), 4), squeeze=False)
+    for panel, reward in zip(panels[0], rewards, strict=True):
+        for algorithm, group in _by_algorithm(runs, reward).items():
+            queries, curves = _curves(group, options.results)
+            mean = [_mean(values) for values in zip(*curves, strict=True)]
+            panel.plot(queries, mean, label=algorithm)
+            panel.fill_between(
+                queries, *([f(values) for values in zip(*curves, strict=True)] for f in (min, max)), alpha=0.2
+            )
+        panel.set(title=reward, xlabel="queries of the reward", ylabel="mean reward of an epoch")
+        panel.legend()
+    figure.tight_layout()
+    options.figure.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.figure, dpi=110)
+
+
+def _table(runs: Sequence[Run], results: Path) -> str:
+    """Mean rewards on the fixed prompts and seeds, over the seeds of the runs."""
+    lines = ["| reward | algorithm | runs | before | after, lowest to highest | seconds of a run |", "|---" * 6 + "|"]
+    for reward in dict.fromkeys(run.reward for run in runs):
+        for algorithm, group in _by_algorithm(runs, reward).items():
+            means = [_means(results / run.name) for run in group]
+            before, after = ([record[part] for record in means] for part in ("before", "after"))
+            seconds = _mean([_seconds(results / run.name) for run in group])
+            spread = f"{_mean(after):.3f}, {min(after):.3f} to {max(after):.3f}"
+            cells = (reward, algorithm, str(len(group)), f"{_mean(before):.3f}", spread, f"{seconds:.0f}")
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _by_algorithm(runs: Sequence[Run], reward: str) -> dict[str, list[Run]]:
+    chosen = [run for run in runs if run.reward == reward]
+    return {
+        name: [run for run in chosen if run.algorithm == name] for name in dict.fromkeys(r.algorithm for r in chosen)
+    }
+
+
+def _curves(runs: Sequence[Run], results: Path) -> tuple[list[int], list[list[float]]]:
+    """Queries, and the mean reward of every epoch of each run."""
+    rows = [read_metrics(results / run.name) for run in runs]
+    return [row["queries"] for row in rows[0]], [[row["reward_mean"] for row in part] for part in rows]
+
+
+def _means(folder: Path) -> dict[str, float]:
+    """Mean rewards on the fixed prompts and seeds before and after."""
+    found: dict[str, float] = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))["mean"]
+    return found
+
+
+def _seconds(folder: Path) -> float:
+    """Seconds of all epochs."""
+    phases = ("seconds_sampling", "seconds_reward", "seconds_training")
+    return sum(float(row[phase]) for row in read_metrics(folder) for phase in phases)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="where the runs lie; given again, what is missing is trained")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--threads", type=int, default=1, help="of each run")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--samples-per-epoch", type=int, help="left out: what a user gets")
+    parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=ALGORITHMS)
+    parser.add_argument("--rewards", nargs="+", choices=REWARDS, default=REWARDS)
+    parser.add_argument("--figure", type=Path, default=FIGURE)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
