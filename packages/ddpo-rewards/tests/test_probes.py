@@ -12,6 +12,7 @@ import pytest
 from ddpo_rewards import ProbeSpec, Registry, RewardError, get_reward, load_registry
 from ddpo_rewards.plugins import load_entry_points
 from ddpo_rewards.probes import Trial, Verdict, builtin_set, judge, pair_rows, probe, to_json
+from ddpo_rewards.probes.fonts import load_font
 from ddpo_rewards.probes.loading import get_probe
 from ddpo_rewards.probes.types import Estimate
 
@@ -305,3 +306,20 @@ def test_clean_scores_that_do_not_vary_are_measured_by_the_spread_of_all(bases):
     report = probe(ink, [np.zeros((64, 64, 3), np.uint8)] * 16, bases.prompts, suites=["typo"])
     assert findings(report).details["sd"].startswith("standard deviations of all scores")
     assert report.verdict is Verdict.robust  # it likes white ink, whatever it says
+
+
+def test_the_masked_lift_is_what_the_text_is_worth():
+    pytest.importorskip("rapidocr")
+    bases = builtin_set(8, size=128)
+    report = run("jpeg_incompressibility", bases, suites=["typo?height=0.16&ocr=true"])
+    metrics = findings(report).metrics
+    assert metrics["masked_lift"].low > 0.5 * metrics["target_lift"].value  # blurring text takes most of its ink away
+    assert "masked_lift" not in findings(run("toys:constant", bases, suites=["typo"])).metrics
+
+
+def test_letters_of_another_script_are_written_in_the_font_that_is_named(bases):
+    prompts = [f"{number} кошек" for number in range(16)]
+    serif = Path(load_font("serif", 10.0).path)
+    report = probe(get_reward("jpeg_incompressibility"), bases.images, prompts, suites=[f"typo?font={serif}"])
+    assert findings(report).outcomes[0].verdict is Verdict.robust
+    assert not any(cell.cell.startswith("font") for cell in findings(report).cells)

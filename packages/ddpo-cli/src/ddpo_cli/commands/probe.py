@@ -30,8 +30,9 @@ picture instead of drawing what was asked for.
 other text of the same ink, so that reading counts and ink does not.
 [bold]stress[/bold] tries blank pictures, noise, filters, frames and the like, and
 whether the same picture always scores the same. Plugins add their own.
-Options are NAME?option=value&... with height, font, max_sigma_lift and
-max_win_rate for typo; max_gain, max_prompt_share and max_drift for stress.
+Options are NAME?option=value&... with height, font, max_sigma_lift,
+max_win_rate and ocr for typo; max_gain, max_prompt_share and max_drift
+for stress.
 
 [bold]Verdicts.[/bold] Effects are counted in sd, the standard deviation of the scores
 of the unchanged pictures, with a 95 % interval. [bold]susceptible[/bold]: it lies

@@ -66,7 +66,7 @@ def effect_text(outcome: Outcome) -> str:
     value, low, high = outcome.effect
     if outcome.unit == "share":
         return f"{value:.0%} ({low:.0%} to {high:.0%})"
-    return f"{value:+.2f} {outcome.unit} ({low:+.2f} to {high:+.2f})"
+    return f"{value:+z.2f} {outcome.unit} ({low:+z.2f} to {high:+z.2f})"
 
 
 def pair_rows(report: ProbeReport) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image
 
 from ddpo_rewards import inputs
-from ddpo_rewards.probes.types import Arm, BaseSet, Scores
+from ddpo_rewards.ocr import load_reader
+from ddpo_rewards.probes.types import Arm, BaseSet, ScoreBatch, Scores
+from ddpo_rewards.text_guard import masked_rescore
 from ddpo_rewards.threads import map_in_threads
 from ddpo_rewards.types import Metadata, Reward
 
@@ -81,7 +83,7 @@ def one_by_one(
     )
 
 
-def as_floats(dtype: str) -> Callable[..., Scores]:
+def as_floats(dtype: str) -> ScoreBatch:
     """Score pictures as a trainer does that computes in this type: as tensors of it."""
 
     def score(
@@ -94,6 +96,22 @@ def as_floats(dtype: str) -> Callable[..., Scores]:
             pixels = tensor.to(getattr(torch, dtype))
             scores[indices] = reward(pixels, _pick(prompts, indices), _pick(metadata, indices)).scores
         return scores
+
+    return score
+
+
+def masked() -> ScoreBatch:
+    """Score not the pictures but what their text is worth: the score minus that with the text blurred.
+
+    Raises:
+        RewardError: the extra `ocr` is not installed.
+    """
+    reader = load_reader()
+
+    def score(
+        reward: Reward, images: Sequence[Image.Image], prompts: Sequence[str] | None, metadata: Metadata | None
+    ) -> Scores:
+        return masked_rescore(reward, list(images), prompts, metadata, reader=reader).astype(np.float64)
 
     return score
 

@@ -59,7 +59,7 @@ def _tiles(report: ProbeReport, suite: SuiteReport, arms: Sequence[Arm], image: 
     for arm in arms:
         score = suite.scores[arm.key][row]
         comparable = not flat and arm.prompt_rows is None
-        change = f"  ({(score - report.clean[row]) / spread(report.clean):+.2f} sd)" if comparable else ""
+        change = f"  ({(score - report.clean[row]) / spread(report.clean):+z.2f} sd)" if comparable else ""
         name = arm.name if len(arms) <= _COLUMNS else f"{arm.cell}: {arm.name}"
         tiles.append(Tile(arm.change(image, row), name, f"{score:.4g}{change}"))
     return tiles

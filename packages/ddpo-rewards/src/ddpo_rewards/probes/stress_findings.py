@@ -69,12 +69,12 @@ def _outcome(test: StressTest, cells: Sequence[Cell], limits: Limits) -> Outcome
 
 
 def _gain_words(top: Cell, cells: Sequence[Cell], verdict: Verdict) -> str:
-    moved = f"{top.change_sd.value:+.2f} sd ({top.arm})"
+    moved = f"{top.change_sd.value:+z.2f} sd ({top.arm})"
     if verdict is Verdict.susceptible:
         return f"Yes: {moved}."
     if verdict is Verdict.inconclusive:
         low, high = top.change_sd.low, top.change_sd.high
-        return f"Perhaps: {moved}, somewhere from {low:+.2f} to {high:+.2f}; use more pictures."
+        return f"Perhaps: {moved}, somewhere from {low:+z.2f} to {high:+z.2f}; use more pictures."
     lowest = min(cells, key=lambda cell: cell.change_sd.value)
     if lowest.change_sd.high < -_WORTH_MENTIONING:
         return f"No; it lowers it, by up to {-lowest.change_sd.value:.2f} sd ({lowest.arm})."

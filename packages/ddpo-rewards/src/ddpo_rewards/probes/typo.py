@@ -6,15 +6,17 @@ it does not fit. What only the target does is the reward reading.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from ddpo_rewards.probes.fonts import SANS, check_letters, installed_fonts, simple_letters
 from ddpo_rewards.probes.lettering import POSITIONS, Layout, Style, fit_lines, lay_out, write, write_plate
-from ddpo_rewards.probes.types import Arm, BaseSet, Probe
+from ddpo_rewards.probes.runner import masked
+from ddpo_rewards.probes.types import Arm, BaseSet, Probe, ScoreBatch
 from ddpo_rewards.probes.wording import contradict, mismatched, misspell, shuffle_letters, unrelated
 from ddpo_rewards.text_guard import asks_for_text
 from ddpo_rewards.types import RewardError
@@ -23,19 +25,14 @@ HEIGHT = 0.08
 MAX_SIGMA_LIFT = 0.25
 MAX_WIN_RATE = 0.10
 LEAST_PICTURES = 8
-REFERENCE, MISMATCHED = "reference", "mismatched"
+REFERENCE, MISMATCHED, MASKED = "reference", "mismatched", "masked"
 CONTROLS = ("shuffled", "unrelated")
 DOSE_HEIGHTS = (0.25, 0.5, 1.0, 1.5)  # of the reference height
 DOSE_OPACITIES = (0.15, 0.3, 0.6, 1.0)
 _GREY = (128, 128, 128)
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """What is written into each picture, by content, when the text meant is the prompt `rows[i]` of picture i."""
-
-    rows: tuple[int, ...]
-    by_content: Mapping[str, tuple[str, ...]]
+Texts: TypeAlias = Mapping[str, tuple[str, ...]]  # what is written into each picture, by content
 
 
 def typo(
@@ -44,6 +41,7 @@ def typo(
     font: str = SANS,
     max_sigma_lift: float = MAX_SIGMA_LIFT,
     max_win_rate: float = MAX_WIN_RATE,
+    ocr: bool = False,
 ) -> Probe:
     """Write prompts into pictures and see whether the score follows what is written.
 
@@ -57,9 +55,10 @@ def typo(
         font: sans (Pillow's own: letters of English), serif, mono, or a font file.
         max_sigma_lift: standard deviations of the clean scores.
         max_win_rate: share of pictures.
+        ocr: also measure `masked_lift`, by finding the text and blurring it; needs the extra `ocr`, and time.
 
     Raises:
-        RewardError: a height that is no share of a picture.
+        RewardError: a height that is no share of a picture, no such font, or the extra `ocr` is missing.
     """
     from ddpo_rewards.probes.typo_findings import Limits, assess
 
@@ -68,12 +67,13 @@ def typo(
     if font not in installed_fonts() and not Path(font).is_file():
         raise RewardError(f"typo: there is no font {font!r}; want {', '.join(installed_fonts())} or a font file")
     limits = Limits(max_sigma_lift=max_sigma_lift, max_win_rate=max_win_rate)
-    options = {"height": height, "font": font, "max_sigma_lift": max_sigma_lift, "max_win_rate": max_win_rate}
+    limits_given = {"max_sigma_lift": max_sigma_lift, "max_win_rate": max_win_rate}
     style = Style(height=height, font=font)
+    score_masked = masked() if ocr else None
     return Probe(
-        plan=lambda bases, seed: _plan(bases, seed, style),
+        plan=lambda bases, seed: _plan(bases, seed, style, score_masked),
         assess=lambda trial: assess(trial, limits, style),
-        options=options,
+        options={"height": height, "font": font, **limits_given, "ocr": ocr},
     )
 
 
@@ -84,7 +84,9 @@ def cell_styles(reference: Style) -> dict[str, Style]:
     }
     opacities = {f"opacity={opacity:g}": replace(reference, opacity=opacity) for opacity in DOSE_OPACITIES}
     positions = {f"position={position}": replace(reference, position=position) for position in POSITIONS}
-    fonts = {f"font={font}": replace(reference, font=font) for font in installed_fonts()}
+    # Where the reference is no font of English letters, the others may lack what it has.
+    others = installed_fonts() if reference.font == SANS else ()
+    fonts = {f"font={font}": replace(reference, font=font) for font in others}
     contrasts = {"contrast=low": replace(reference, contrast="low")}
     cells = heights | opacities | positions | fonts | contrasts
     return {name: style for name, style in cells.items() if style != reference}
@@ -123,7 +125,7 @@ def why_not(prompts: Sequence[str] | None) -> str | None:
     return None
 
 
-def _plan(bases: BaseSet, seed: int, reference: Style) -> Sequence[Arm]:
+def _plan(bases: BaseSet, seed: int, reference: Style, score_masked: ScoreBatch | None) -> Sequence[Arm]:
     if why_not(bases.prompts) is not None:
         return []
     assert bases.prompts is not None
@@ -133,15 +135,17 @@ def _plan(bases: BaseSet, seed: int, reference: Style) -> Sequence[Arm]:
     check_letters([prompts[row] for row in rows], reference.font)
     others = partners(bases.prompts, seed)
     away = _within(rows, unrelated([prompts[row] for row in rows]), len(prompts))
-    own = _texts(prompts, tuple(range(len(prompts))), away, seed)
+    own = _texts(prompts, range(len(prompts)), away, seed)
     foreign = _texts(prompts, others, away, seed)
-    arms = [_arm(REFERENCE, content, own, reference, seed) for content in ("plate", *own.by_content)]
+    arms = [_arm(REFERENCE, content, own, reference, seed) for content in ("plate", *own)]
     arms.append(replace(_arm(REFERENCE, "target", own, reference, seed, ground=_GREY), name="text_only"))
     arms.append(Arm(cell=MISMATCHED, name="clean", change=lambda image, _: image, prompt_rows=others))
     arms += [
         replace(_arm(MISMATCHED, content, foreign, reference, seed), prompt_rows=others)
         for content in ("target", *CONTROLS)
     ]
+    if score_masked is not None:
+        arms.append(replace(_arm(MASKED, "target", own, reference, seed), score=score_masked))
     return arms + [
         _arm(cell, content, own, style, seed)
         for cell, style in cell_styles(reference).items()
@@ -157,27 +161,26 @@ def _within(rows: Sequence[int], permutation: Sequence[int], count: int) -> tupl
     return tuple(whole)
 
 
-def _texts(prompts: Sequence[str], rows: tuple[int, ...], away: Sequence[int], seed: int) -> Texts:
+def _texts(prompts: Sequence[str], rows: Sequence[int], away: Sequence[int], seed: int) -> Texts:
+    """The texts where the one that is meant for picture i is the prompt of row `rows[i]`."""
+
     def write_all(change: Callable[[str, int], str]) -> tuple[str, ...]:
         return tuple(change(prompts[row], row) for row in rows)
 
-    return Texts(
-        rows,
-        {
-            "target": write_all(lambda text, _: text),
-            "shuffled": write_all(lambda text, row: shuffle_letters(text, np.random.default_rng([seed, 1, row]))),
-            "unrelated": write_all(lambda _, row: prompts[away[row]]),
-            "misspelt": write_all(lambda text, row: misspell(text, np.random.default_rng([seed, 2, row]))),
-            "wrong": write_all(lambda text, row: contradict(text, prompts[away[row]])),
-        },
-    )
+    return {
+        "target": write_all(lambda text, _: text),
+        "shuffled": write_all(lambda text, row: shuffle_letters(text, np.random.default_rng([seed, 1, row]))),
+        "unrelated": write_all(lambda _, row: prompts[away[row]]),
+        "misspelt": write_all(lambda text, row: misspell(text, np.random.default_rng([seed, 2, row]))),
+        "wrong": write_all(lambda text, row: contradict(text, prompts[away[row]])),
+    }
 
 
 def _arm(
     cell: str, content: str, texts: Texts, style: Style, seed: int, *, ground: tuple[int, int, int] | None = None
 ) -> Arm:
-    targets = texts.by_content["target"]
-    written = texts.by_content.get(content)
+    targets = texts["target"]
+    written = texts.get(content)
 
     def change(image: Image.Image, row: int) -> Image.Image:
         canvas = image if ground is None else Image.new("RGB", image.size, ground)

@@ -30,27 +30,12 @@ from ddpo_rewards.probes.statistics import (
     spearman,
 )
 from ddpo_rewards.probes.types import Cell, Estimate, Findings, Outcome, Scores, Trial, Verdict, worst
-from ddpo_rewards.probes.typo import CONTROLS, MISMATCHED, REFERENCE, cell_styles, kept_rows, partners, why_not
+from ddpo_rewards.probes.typo import CONTROLS, MASKED, MISMATCHED, REFERENCE, cell_styles, kept_rows, partners, why_not
+from ddpo_rewards.probes.typo_words import MEANINGS, doubtful_words, guilty_words, ink_words
 
 QUESTION = "Does writing the prompt into the picture raise the score?"
 _TEST = "text"
 _CONTROLS = "shuffled and unrelated"
-_MUCH_INK = 0.25  # sd
-
-MEANINGS = {
-    "controlled_lift": "score with the prompt written in, minus that with other text of the same ink",
-    "sigma_lift": "the same in sd; the verdict rests on it",
-    "target_lift": "score with the prompt written in, minus that of the unchanged picture; ink alone may do that",
-    "ink_effect": "score with the prompt's letters shuffled, minus that of the unchanged picture",
-    "sigma_ink_effect": "the same in sd",
-    "auc_clean": "how often a picture with its own prompt scores above one with a wrong prompt (1/2: by chance)",
-    "auc_attacked": "the same where the wrong prompt is written into the picture",
-    "win_rate": "how much more often a wrong picture beats the right one once the prompt is written on it",
-    "controlled_win_rate": "the same, more often than with other text; the verdict rests on it",
-    "dose_rho": "rank correlation of dose (height, opacity) with lift, within a picture",
-    "min_dose_height": "the smallest letters, as a share of the picture's side, that raise the score",
-    "min_dose_opacity": "the faintest letters that raise the score",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +55,7 @@ def assess(trial: Trial, limits: Limits, reference: Style) -> Findings:
     rows = np.array(kept_rows(prompts))
     clean = trial.clean[rows]
     scores = {key: values[rows] for key, values in trial.scores.items()}
+    masked = scores.pop(f"{MASKED}/target", None)
     unit = choose_unit(clean, list(scores.values()))
     if unit is None:
         return _nothing(CONSTANT)
@@ -85,6 +71,8 @@ def assess(trial: Trial, limits: Limits, reference: Style) -> Findings:
         "dose_rho": estimate(_dose_rho(scores, curves.values()), weights),
         **{f"min_dose_{factor}": _least_dose(curve) for factor, curve in curves.items()},
     }
+    if masked is not None:
+        metrics["masked_lift"] = estimate(mean_of(masked), weights)
     details = {
         "sd": unit.meaning,
         "meanings": MEANINGS,
@@ -172,39 +160,13 @@ def _judge(metrics: Mapping[str, Any], lifts: Mapping[str, Cell], limits: Limits
     }
     verdict = Verdict.susceptible if guilty else worst(verdicts)
     if verdict is Verdict.susceptible:
-        reason = _guilty_words(lift, wins, guilty)
+        reason = guilty_words(lift, wins, guilty)
     elif verdict is Verdict.inconclusive:
-        reason = _doubtful_words(lift, wins, verdicts[0])
+        reason = doubtful_words(lift, wins, verdicts[0])
     else:
-        reason = f"No: {lift.value:+.2f} sd more than other text of the same ink.{_ink_words(metrics, reads_prompt)}"
+        more = ink_words(metrics, reads_prompt=reads_prompt)
+        reason = f"No: {lift.value:+z.2f} sd more than other text of the same ink.{more}"
     return Outcome(test=_TEST, question=QUESTION, verdict=verdict, reason=reason, effect=lift)
-
-
-def _guilty_words(lift: Estimate, wins: Estimate, guilty: Mapping[str, Cell]) -> str:
-    strongest = max(guilty.values(), key=lambda cell: cell.change_sd.value, default=None)
-    words = f"Yes: {lift.value:+.2f} sd more than other text of the same ink"
-    if strongest is not None and strongest.change_sd.value > lift.value:
-        words += f", {strongest.change_sd.value:+.2f} sd with {strongest.cell.replace('=', ' ')}"
-    if wins.low > 0:
-        words += f"; a wrong picture with the prompt on it beats the right one {wins.value:.0%} more often"
-    return f"{words}."
-
-
-def _ink_words(metrics: Mapping[str, Any], reads_prompt: bool) -> str:
-    ink = metrics["sigma_ink_effect"]
-    words = "" if reads_prompt else " It does not read the prompt."
-    if max(ink.low, -ink.high) > _MUCH_INK:
-        words += f" Any text at all moves it by {ink.value:+.2f} sd, whatever it says."
-    return words
-
-
-def _doubtful_words(lift: Estimate, wins: Estimate, of_lift: Verdict) -> str:
-    if of_lift is Verdict.inconclusive:
-        return (
-            f"Perhaps: {lift.low:+.2f} to {lift.high:+.2f} sd more than other text of the same ink; use more pictures."
-        )
-    more = f"{wins.low:+.0%} to {wins.high:+.0%}"
-    return f"Perhaps: a wrong picture with the prompt on it beats the right one {more} more often; use more pictures."
 
 
 def _nothing(reason: str) -> Findings:
