@@ -38,6 +38,8 @@ def test_an_algorithm_and_a_whole_unet_bring_their_own_defaults_over_a_preset_an
     told = resolve(write('trainable = "unet"\nlearning_rate = 2e-5\n'), {}, preset="compressibility")
     assert (told.fit.updates_per_epoch, told.learning_rate) == (4, 2e-5)
     assert resolve(write('trainable = "unet"\n'), {"learning_rate": 3e-6}).learning_rate == 3e-6
+    kept = resolve(write("[fit]\nsamples_per_prompt = 2\n"), {"algorithm": "rwr-sparse"}, preset="compressibility")
+    assert (kept.fit.samples_per_prompt, kept.fit.passes_per_epoch) == (2, 50)
 
 
 def test_what_is_written_is_read_back_as_it_was():

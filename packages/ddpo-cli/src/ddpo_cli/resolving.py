@@ -14,8 +14,8 @@ from ddpo_core import FitConfig, parse_config
 def resolve(file: Path | None, flags: Mapping[str, Any], *, preset: str | None = None) -> RunConfig:
     """Return the defaults for the model, overridden by `preset`, by `file`, and by `flags` that say something.
 
-    Flags are flat: those that belong to `FitConfig` are put under `fit`. None and an empty list say nothing. A layer
-    that chooses an algorithm, or what is trained, overrides those before it with the defaults of its choice.
+    Flags are flat: those that belong to `FitConfig` are put under `fit`. None and an empty list say nothing. A file or
+    flags that choose an algorithm, or what is trained, override the preset with the defaults of their choice.
 
     Raises:
         ValueError: a value is out of range, a key or the preset is unknown, or `file` is no TOML.
@@ -25,7 +25,7 @@ def resolve(file: Path | None, flags: Mapping[str, Any], *, preset: str | None =
     stored = read_toml(file) if file else {}
     stored.pop(VERSIONS, None)
     model = ({"model": BUILTIN_MODEL} | task | stored | given)["model"]
-    layers = [part for said in (task, stored, given) for part in (*_brought_along(said), said)]
+    layers = (*_brought_along(task), task, *_brought_along(stored | given), stored, given)
     try:
         config = validate(_known(FOR_MODEL, model), *layers)
     except ValueError as error:
