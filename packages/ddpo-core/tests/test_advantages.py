@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpo_core.advantages import compute_advantages, update_prompt_stats
+from ddpo_core.advantages import compute_advantages, scale_by_run, update_prompt_stats
 
 rewards_lists = st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=12)
 
@@ -64,3 +64,17 @@ def test_one_prompt_with_a_whole_buffer_equals_the_batch(rewards):
         {}, ["cat"] * len(rewards), torch.tensor(rewards), buffer_size=len(rewards), min_count=1
     )
     torch.testing.assert_close(advantages, compute_advantages(torch.tensor(rewards)))
+
+
+def test_rewards_that_hardly_differ_any_more_move_the_policy_hardly_any_more():
+    # Remembered: 0, 4, 3, 5. Mean 3, population variance (9 + 1 + 0 + 4) / 4 = 3.5; the epoch's mean is 4.
+    stats, advantages = scale_by_run({"cat": (0.0, 4.0)}, ["cat", "dog"], torch.tensor([3.0, 5.0]), buffer_size=3)
+    assert stats == {"cat": (0.0, 4.0, 3.0), "dog": (5.0,)}
+    torch.testing.assert_close(advantages, torch.tensor([-1.0, 1.0]) / 3.5**0.5, rtol=1e-5, atol=0)
+
+
+@given(rewards_lists)
+def test_the_first_epoch_of_a_run_is_its_own_measure(rewards):
+    rewards = torch.tensor(rewards)
+    _, advantages = scale_by_run({}, ["cat"] * len(rewards), rewards, buffer_size=len(rewards))
+    torch.testing.assert_close(advantages, compute_advantages(rewards))

@@ -47,3 +47,22 @@ def test_an_update_mutates_nothing():
 def test_hyperparameters_out_of_range_are_refused(learning_rate, options):
     with pytest.raises(ValueError, match="want learning_rate"):
         adamw(learning_rate, **options)
+
+
+def test_after_a_half_life_the_rate_has_halved():
+    # With a constant gradient of 1 every step of Adam is exactly the rate: 0.1, then 0.1 / 2, then 0.1 / 4.
+    optimizer = adamw(0.1, weight_decay=0.0, half_life=1.0)
+    params = {"weight": torch.tensor([1.0])}
+    state = optimizer.init(params)
+    moved = []
+    for _ in range(3):
+        before = params["weight"]
+        params, state = optimizer.update({"weight": torch.tensor([1.0])}, state, params)
+        moved.append((before - params["weight"]).item())
+    assert moved == pytest.approx([0.1, 0.05, 0.025], rel=1e-5)
+
+
+@pytest.mark.parametrize("half_life", [0.0, -1.0, float("nan")])
+def test_a_half_life_that_is_not_above_zero_is_refused(half_life):
+    with pytest.raises(ValueError, match="half_life"):
+        adamw(0.1, half_life=half_life)

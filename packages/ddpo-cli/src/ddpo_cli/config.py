@@ -26,6 +26,9 @@ class RunConfig(BaseModel):
     epochs: PositiveInt = Field(100, description="rounds of sample, score, update")
     seed: int = Field(0, ge=0, lt=2**63, description="decides every random number")
     learning_rate: float = Field(3e-4, gt=0, description="AdamW's step size")
+    learning_rate_half_life: float | None = Field(
+        None, gt=0, description="epochs after which the learning rate has halved; left out: it stays"
+    )
     weight_decay: float = Field(1e-4, ge=0, description="AdamW's decay, relative to the learning rate")
     trainable: Literal["lora", "unet"] = Field(
         "lora", description="what is trained: adapters on every attention projection, or all weights of the UNet"
@@ -98,7 +101,8 @@ FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
             "sample_batch_size": 32,
             "micro_batch_size": 32,
             "timestep_fraction": 0.5,
-            "advantage_baseline": "epoch",
+            "advantage_baseline": "run",
+            "stats_buffer_size": 128,
         },
     }
 }

@@ -1,5 +1,6 @@
 """From a configuration to what the trainer needs; everything that can be refused cheaply is refused first."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -55,7 +56,9 @@ def load(config: RunConfig) -> Setup:
     if config.held_out:
         eval_reward_fn = with_held_out(reward_fn, as_reward_function(build_reward(config.held_out)))
     prompts = prompt_set(config.prompts)
-    optimizer = adamw(config.learning_rate, weight_decay=config.weight_decay)
+    updates = config.fit.updates_per_epoch * config.fit.passes_per_epoch
+    half_life = updates * config.learning_rate_half_life if config.learning_rate_half_life else math.inf
+    optimizer = adamw(config.learning_rate, weight_decay=config.weight_decay, half_life=half_life)
     return Setup(config, reward_fn, eval_reward_fn, prompts, load_model(config), optimizer, objective(config))
 
 

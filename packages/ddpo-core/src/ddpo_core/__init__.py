@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ddpo_core.advantages import compute_advantages, update_prompt_stats, within_prompts
+    from ddpo_core.advantages import compute_advantages, scale_by_run, update_prompt_stats, within_prompts
     from ddpo_core.assessing import Observation, Thresholds, Verdict, assess, drift
     from ddpo_core.checkpoint import (
         latest_checkpoint,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from ddpo_core.weights import rwr_weights, sparse_rwr_weights
 
 _MODULES = {
-    "advantages": ("compute_advantages", "update_prompt_stats", "within_prompts"),
+    "advantages": ("compute_advantages", "scale_by_run", "update_prompt_stats", "within_prompts"),
     "assessing": ("Observation", "Thresholds", "Verdict", "assess", "drift"),
     "checkpoint": (
         "latest_checkpoint",
@@ -151,6 +151,7 @@ __all__ = [
     "save_checkpoint",
     "save_lora",
     "save_pipeline",
+    "scale_by_run",
     "sparse_rwr_weights",
     "train_epoch",
     "train_step",

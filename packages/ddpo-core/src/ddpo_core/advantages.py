@@ -60,9 +60,7 @@ def update_prompt_stats(
     Source: Black et al. 2023, appendix D (per-prompt statistics); ddpo-pytorch, `stat_tracking.py`. Deviation:
         computed in float64, so integer and half-precision rewards are not truncated.
     """
-    updated = dict(stats)
-    for prompt, reward in zip(prompts, rewards.tolist(), strict=True):
-        updated[prompt] = (*updated.get(prompt, ()), reward)[-buffer_size:]
+    updated = _remember(stats, prompts, rewards, buffer_size)
     overall = compute_advantages(rewards, eps=eps)
     moments = {prompt: _moments(updated[prompt]) for prompt in set(prompts) if len(updated[prompt]) >= min_count}
     advantages = [
@@ -70,6 +68,45 @@ def update_prompt_stats(
         for prompt, reward, fallback in zip(prompts, rewards.tolist(), overall.tolist(), strict=True)
     ]
     return updated, torch.tensor(advantages, dtype=torch.float32, device=rewards.device)
+
+
+def scale_by_run(
+    stats: PromptStats,
+    prompts: Sequence[str],
+    rewards: Float[Tensor, " batch"],
+    *,
+    buffer_size: int,
+    eps: float = 1e-6,
+) -> tuple[PromptStats, Float[Tensor, " batch"]]:
+    """Add rewards to what the run remembers, then compare them with their mean in units of all that is remembered.
+
+        (reward - mean of this batch) / (population std of every remembered reward, of all prompts + eps)
+
+    When a policy has nothing left to gain, the rewards of an epoch hardly differ. Divided by their own spread, what is
+    left is noise at full strength, and the policy drifts away; divided by the run's, updates shrink with the gain.
+
+    Args:
+        stats: The latest rewards of every prompt; not changed.
+        prompts: One prompt per reward.
+        rewards: The rewards of this epoch.
+        buffer_size: How many rewards of a prompt are remembered, at least 1.
+        eps: Added to the standard deviation, in units of the reward.
+
+    Returns:
+        The new statistics and one advantage per reward.
+
+    Example:
+        >>> stats, advantages = scale_by_run({"a cat": (1.0,)}, ["a cat"] * 2, torch.tensor([5.0, 6.0]), buffer_size=2)
+        >>> stats, advantages
+        ({'a cat': (5.0, 6.0)}, tensor([-1.0000,  1.0000]))
+
+    Source: reward scaling as in Engstrom et al. 2020 ("Implementation Matters in Deep Policy Gradients"), section 3,
+        with the mean of the batch taken off. Not in the paper: Black et al. 2023 divide by each prompt's own spread.
+    """
+    updated = _remember(stats, prompts, rewards, buffer_size)
+    remembered = torch.tensor([reward for buffer in updated.values() for reward in buffer], dtype=torch.float64)
+    exact = rewards.double()
+    return updated, ((exact - exact.mean()) / (remembered.std(correction=0) + eps)).to(rewards.dtype)
 
 
 def within_prompts(
@@ -90,6 +127,13 @@ def within_prompts(
         places = [place for place, other in enumerate(prompts) if other == prompt]
         results[places] = function(rewards[places])
     return results
+
+
+def _remember(stats: PromptStats, prompts: Sequence[str], rewards: Tensor, buffer_size: int) -> PromptStats:
+    updated = dict(stats)
+    for prompt, reward in zip(prompts, rewards.tolist(), strict=True):
+        updated[prompt] = (*updated.get(prompt, ()), reward)[-buffer_size:]
+    return updated
 
 
 def _moments(rewards: Sequence[float]) -> tuple[float, float]:

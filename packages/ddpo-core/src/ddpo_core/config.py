@@ -48,9 +48,10 @@ class FitConfig(BaseModel):
     timestep_window_epochs: PositiveInt = Field(1, description="epochs until the window moves on by one step")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients of a larger norm are scaled down to it")
     advantage_clip: float = Field(5.0, gt=0, description="advantages are clipped to plus or minus this")
-    advantage_baseline: Literal["history", "epoch", "group"] = Field(
+    advantage_baseline: Literal["history", "epoch", "run", "group"] = Field(
         "history",
-        description="what rewards are compared with: the history of their prompt, the epoch, or their prompt in it",
+        description="what rewards are compared with: the history of their prompt, the epoch, the epoch in units of "
+        "the run's spread, or their prompt in the epoch",
     )
     stats_buffer_size: int = Field(
         32, ge=0, description="rewards remembered per prompt; 0 normalises over the epoch instead"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddpo_core.advantages import compute_advantages, update_prompt_stats, within_prompts
+from ddpo_core.advantages import compute_advantages, scale_by_run, update_prompt_stats, within_prompts
 from ddpo_core.batches import Pairs, choose_pairs, gather_batch, window_steps
 from ddpo_core.config import FitConfig
 from ddpo_core.errors import DDPOError
@@ -119,6 +119,8 @@ def _advantages(
         updated, advantages = stats, within_prompts(compute_advantages, scores, prompts)
     elif config.advantage_baseline == "epoch" or config.stats_buffer_size == 0:
         updated, advantages = stats, compute_advantages(scores)
+    elif config.advantage_baseline == "run":
+        updated, advantages = scale_by_run(stats, prompts, scores, buffer_size=config.stats_buffer_size)
     else:
         updated, advantages = update_prompt_stats(
             stats, prompts, scores, buffer_size=config.stats_buffer_size, min_count=config.stats_min_count
