@@ -47,7 +47,7 @@ def measure(folder: Path) -> Iterator[tuple[str, float]]:
     english, judge = inflect.engine(), load_judge()
     for name, words in (("animals", ANIMALS), ("unseen_animals", UNSEEN_ANIMALS)):
         prompts = [english.a(word) for word in words for _ in range(_SAMPLES_PER_ANIMAL)]
-        drawn = draw_samples(PACKAGE / "pipeline", prompts, num_steps=10, guidance_scale=1.0)
+        drawn = draw_samples(PACKAGE / "pipeline", prompts, num_steps=5, guidance_scale=1.0)
         save_sheet(drawn, folder / f"{name}.png", columns=2 * _SAMPLES_PER_ANIMAL)
         images = torch.from_numpy(drawn).permute(0, 3, 1, 2) / 255
         yield name, recognised_share(judge, images, [word for word in words for _ in range(_SAMPLES_PER_ANIMAL)])

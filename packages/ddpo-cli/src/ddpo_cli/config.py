@@ -90,17 +90,17 @@ class RunConfig(BaseModel):
 
 FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
     BUILTIN_MODEL: {
-        "epochs": 50,
-        "learning_rate": 2e-3,
+        "epochs": 80,
+        "learning_rate": 2.2e-3,
+        "learning_rate_half_life": 60.0,
         "lora_rank": 8,
         "guidance_scale": 1.0,
         "clip_range": 2e-3,
         "fit": {
-            "num_steps": 10,
+            "num_steps": 5,
             "updates_per_epoch": 8,
             "sample_batch_size": 32,
             "micro_batch_size": 32,
-            "timestep_fraction": 0.5,
             "advantage_baseline": "run",
             "stats_buffer_size": 128,
         },

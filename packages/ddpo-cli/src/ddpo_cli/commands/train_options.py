@@ -84,12 +84,12 @@ Prompts = Annotated[
         "PROMPTS", "A prompt set (simple_animals, animals_activities, counting, ...) or file:PATH.", "simple_animals"
     ),
 ]
-Epochs = Annotated[int | None, _how("N", "Rounds of sample, score, update.", "50")]
-NumSteps = Annotated[int | None, _how("N", "Denoising steps per image.", "10")]
+Epochs = Annotated[int | None, _how("N", "Rounds of sample, score, update.", "80")]
+NumSteps = Annotated[int | None, _how("N", "Denoising steps per image.", "5")]
 SamplesPerEpoch = Annotated[int | None, _how("N", "Images per epoch.", "64")]
 UpdatesPerEpoch = Annotated[int | None, _how("N", "Optimizer updates per epoch.", "8")]
-TimestepFraction = Annotated[float | None, _how("X", "Share of the denoising steps trained, 0 to 1.", "0.5")]
-LearningRate = Annotated[float | None, _how("X", "AdamW's learning rate.", "0.002")]
+TimestepFraction = Annotated[float | None, _how("X", "Share of the denoising steps trained, 0 to 1.", "1.0")]
+LearningRate = Annotated[float | None, _how("X", "AdamW's learning rate.", "0.0022")]
 Trainable = Annotated[
     TrainablePart | None,
     _how(
