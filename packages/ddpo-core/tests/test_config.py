@@ -18,7 +18,10 @@ from ddpo_core import DDPOError, FitConfig, parse_config
         ({"samples_per_epoch": 10}, "updates_per_epoch=4 does not divide samples_per_epoch=10"),
         ({"samples_per_prompt": 5}, "samples_per_prompt=5 does not divide samples_per_epoch=64"),
         ({"advantage_baseline": "group"}, "want samples_per_prompt >= 2"),
-        ({"advantage_baseline": "grp"}, "advantage_baseline='grp': input should be 'history', 'epoch' or 'group'"),
+        (
+            {"advantage_baseline": "grp"},
+            "advantage_baseline='grp': input should be 'history', 'epoch', 'run' or 'group'",
+        ),
         ({"stats_buffer_size": 8}, "stats_min_count=16 can never be reached"),
         ({"num_steps": 0, "kl_weight": -1}, "num_steps=0: .*; kl_weight=-1: "),
     ],
