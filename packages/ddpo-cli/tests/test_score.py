@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,15 @@ def test_a_run_that_broke_off_goes_on_where_it_was(ddpo, folder, plugin):
     assert [float(row[f"{reference}"]) for row in rows] == pytest.approx([0, 64 / 255, 128 / 255, 192 / 255], abs=1e-6)
 
 
+@pytest.fixture
+def interruptible():
+    """A shell's background job is started with SIGINT ignored; the tests may be one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_keeps_the_rows_that_are_done(ddpo, folder, plugin):
     reference = plugin(f"if len(CALLS) == 3:\n    os.kill(os.getpid(), signal.SIGINT)\n{GREEN}")
     result = ddpo("score", folder, "-r", reference, "-o", "scores.json", "--batch-size", "1")
