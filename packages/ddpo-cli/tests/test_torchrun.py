@@ -57,3 +57,13 @@ def test_a_process_that_fails_ends_all_with_its_own_error_and_the_last_epoch_sav
     assert "Process 1: reward" in done.stderr
     assert Path("run/checkpoints/epoch-000001/state.json").exists()
     assert [row["epoch"] for row in rows("run/metrics.jsonl")] == [1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo is tested on Linux and macOS")
+def test_a_run_that_ends_early_ends_in_all_processes(quick, plugin):
+    judges = ["--reward", plugin("return [float(len(CALLS))] * len(images)")]
+    judges += ["--holdout", plugin("return [0.1 * (len(CALLS) % 2) - max(0, len(CALLS) - 9)] * len(images)")]
+    done = twice(*quick, *judges, "--epochs", "40", "--on-hack", "stop", "--output", "run")
+    assert done.returncode == 0, done.stderr
+    assert "Ended early, since the reward is being gamed" in done.stderr
+    assert len(rows("run/metrics.jsonl")) < 40

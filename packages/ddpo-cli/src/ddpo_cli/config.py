@@ -56,7 +56,20 @@ class RunConfig(BaseModel):
     checkpoint_every: PositiveInt = Field(5, description="epochs between two checkpoints")
     keep_last: PositiveInt = Field(3, description="how many of the newest checkpoints are kept")
     held_out: tuple[str, ...] = Field(
-        (), description="rewards, summed, that are measured and never optimised; the best checkpoint by them is kept"
+        (),
+        description="rewards that are measured on fixed prompts and seeds after every epoch and never optimised; the "
+        "best checkpoint by their sum is kept",
+    )
+    on_hack: Literal["warn", "stop", "rollback"] = Field(
+        "warn",
+        description="what is done when the reward is being gamed: say so, stop, or stop and take the run back to its "
+        "best checkpoint by what is not optimised",
+    )
+    evidence_samples: int = Field(
+        32, ge=0, description="samples of every epoch in which the initial model looks for the prompt; 0: none"
+    )
+    watch_text: bool = Field(
+        False, description="look for writing in samples of every epoch (OCR: the extra ddpo-rewards[ocr])"
     )
     tracker: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         (), description="what else shows curves, pictures and histograms"
@@ -79,6 +92,15 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"lora_alpha={self.lora_alpha!r} scales a LoRA, and trainable='unet' has none: leave it out, or want "
                 "trainable='lora'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _acting_needs_something_held_out(self) -> "RunConfig":
+        if self.on_hack != "warn" and not self.held_out and not self.evidence_samples:
+            raise ValueError(
+                f"on_hack={self.on_hack!r} acts when something that is not optimised falls, and nothing is measured: "
+                "want held_out (--holdout REF), evidence_samples above 0, or on_hack='warn'"
             )
         return self
 

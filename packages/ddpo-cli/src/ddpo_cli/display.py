@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,7 +15,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+if TYPE_CHECKING:
+    from ddpo_core import Verdict
+
 BARS = "▁▂▃▄▅▆▇█"
+STYLES = {"ok": "green", "warning": "yellow", "hacked": "bold red"}
 TREND_WIDTH = 40
 
 
@@ -29,6 +34,7 @@ class View:
     metrics: Mapping[str, float] = field(default_factory=dict)
     epoch: int = 0
     queries: int = 0
+    verdict: "Verdict | None" = None
     picture: Path | None = None
     phase: tuple[str, int, int] = ("starting", 0, 0)
     seconds_per_epoch: float | None = None
@@ -45,6 +51,13 @@ class View:
         known = self.seconds_per_epoch
         self.seconds_per_epoch = seconds if known is None else 0.7 * known + 0.3 * seconds
         self.print_line(epoch_line(self))
+
+    def show_verdict(self, verdict: "Verdict") -> None:
+        """Say whether the reward is being gamed, in a line of its own where that is news."""
+        before = "ok" if self.verdict is None else self.verdict.status
+        self.verdict = verdict
+        if verdict.status != before:
+            self.print_line(f"epoch {self.epoch}/{self.epochs}  {verdict_text(verdict)}")
 
 
 @contextmanager
@@ -70,6 +83,8 @@ def panel(view: View) -> RenderableType:
     facts.add_row("reward", Text.assemble((f"{reward_text(view)}  ", "bold green"), (sparkline(view.rewards), "cyan")))
     facts.add_row("queries", str(view.queries))
     facts.add_row("update", update_text(view.metrics))
+    if view.verdict:
+        facts.add_row("gamed?", Text(verdict_text(view.verdict), style=STYLES[view.verdict.status]))
     if view.picture:
         facts.add_row("images", Text(str(view.picture), overflow="fold"))
     hint = Text("Ctrl-C writes a checkpoint and leaves; ddpo train --resume goes on", style="dim")
@@ -107,6 +122,16 @@ def update_text(metrics: Mapping[str, float]) -> str:
     """Return the health of the updates: loss, KL, share of clipped ratios, gradient norm."""
     names = {"loss": "loss", "approx_kl": "kl", "clip_fraction": "clipped", "grad_norm": "grad"}
     return "  ".join(f"{short} {metrics[name]:.2g}" for name, short in names.items() if name in metrics)
+
+
+def verdict_text(verdict: "Verdict") -> str:
+    """Return a verdict as a person reads it.
+
+    >>> from ddpo_core import Verdict
+    >>> verdict_text(Verdict("ok", "nothing has left its noise"))
+    'ok: nothing has left its noise'
+    """
+    return f"{verdict.status}: {verdict.reason}"
 
 
 def time_left(view: View) -> str:

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 from ddpo_cli.display import View, percent
 from ddpo_cli.files import write_text
 from ddpo_cli.grids import before_after, grid, save_png, to_pil
 from ddpo_cli.runs import SAMPLES, sample_path
-from ddpo_cli.setup import HELD_OUT, Setup
+from ddpo_cli.setup import Setup
 from ddpo_core import Evaluation, Params, PromptSet, evaluate
 
 EVALUATION = "evaluation.json"
@@ -48,10 +49,9 @@ def mean(evaluation: Evaluation) -> float:
     return float(evaluation.scores.mean())
 
 
-def held_out_mean(evaluation: Evaluation) -> float:
-    """Return the mean of the reward that is never optimised."""
-    scores = [float(score) for score in evaluation.info[HELD_OUT]]
-    return sum(scores) / len(scores)
+def held_out_means(evaluation: Evaluation, setup: Setup) -> dict[str, float]:
+    """Return the mean of each reward that is never optimised."""
+    return {name: fmean(map(float, evaluation.info[name])) for name in setup.config.held_out}
 
 
 def write_grid(run: Path, epoch: int, evaluation: Evaluation, view: View, *, count: int) -> Path:

@@ -54,10 +54,13 @@ of the base model holds for this one too.
 """
 
 
-def write_model_card(run: Path, config: RunConfig, before: Evaluation, after: Evaluation) -> None:
-    """Write README.md, the reward curve and the pictures beside the trained weights of `run`, if it has any metrics."""
+def write_model_card(run: Path, config: RunConfig, before: Evaluation, after: Evaluation, *, epoch: int) -> None:
+    """Write README.md, the reward curve until `epoch` and the pictures beside the trained weights of `run`.
+
+    Where no epoch was trained, there is nothing to say.
+    """
     folder = artefact_path(run, config)
-    rows = read_metrics(run)
+    rows = [row for row in read_metrics(run) if row["epoch"] <= epoch]
     if not rows:
         return
     save_png(reward_curve(rows, " + ".join(config.reward)), folder / CURVE)

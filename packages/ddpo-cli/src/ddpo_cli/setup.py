@@ -27,8 +27,6 @@ from ddpo_core import (
     sparse_rwr_weights,
 )
 
-HELD_OUT = "held_out"
-
 
 @dataclass(frozen=True)
 class Setup:
@@ -37,7 +35,7 @@ class Setup:
     config: RunConfig
     reward_fn: Callable[..., Any]
     eval_reward_fn: Callable[..., Any]
-    """The same scores, with those of the held-out rewards in the info."""
+    """The same scores, with those of each held-out reward in the info under its reference."""
     prompts: PromptSet
     policy: Policy
     optimizer: Optimizer
@@ -52,9 +50,9 @@ def load(config: RunConfig) -> Setup:
     """
     check_trackers(config.tracker)
     reward_fn = as_reward_function(build_reward(config.reward))
-    eval_reward_fn = reward_fn
-    if config.held_out:
-        eval_reward_fn = with_held_out(reward_fn, as_reward_function(build_reward(config.held_out)))
+    eval_reward_fn = with_held_out(
+        reward_fn, {reference: as_reward_function(build_reward([reference])) for reference in config.held_out}
+    )
     prompts = prompt_set(config.prompts)
     updates = config.fit.updates_per_epoch * config.fit.passes_per_epoch
     half_life = updates * config.learning_rate_half_life if config.learning_rate_half_life else math.inf
@@ -62,12 +60,13 @@ def load(config: RunConfig) -> Setup:
     return Setup(config, reward_fn, eval_reward_fn, prompts, load_model(config), optimizer, objective(config))
 
 
-def with_held_out(reward_fn: Callable[..., Any], held_out: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a reward function that scores as `reward_fn`, and tells the scores of `held_out` in its info."""
+def with_held_out(reward_fn: Callable[..., Any], held_out: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    """Return a reward function that scores as `reward_fn`, and tells the scores of each of `held_out` in its info."""
 
     def reward_function(images: Any, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Any:
         scores, info = reward_fn(images, prompts, metadata)
-        return scores, {**info, HELD_OUT: held_out(images, prompts, metadata)[0].tolist()}
+        others = {name: measure(images, prompts, metadata)[0].tolist() for name, measure in held_out.items()}
+        return scores, {**info, **others}
 
     return reward_function
 

@@ -24,6 +24,18 @@ class Record(NamedTuple):
     pictures: Mapping[str, Path] = {}
 
 
+def scalars(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a row of metrics.jsonl, those in its tables under the table's name.
+
+    >>> scalars({"epoch": 3, "loss": 0.5, "verdict": "ok", "signals": {"saturation": 0.25, "diversity": None}})
+    {'loss': 0.5, 'signals/saturation': 0.25}
+    """
+    tables = {name: value for name, value in row.items() if isinstance(value, Mapping)}
+    nested = {f"{name}/{key}": value for name, table in tables.items() for key, value in table.items()}
+    numbers = {name: value for name, value in {**row, **nested}.items() if isinstance(value, int | float)}
+    return {name: value for name, value in numbers.items() if name != "epoch"}
+
+
 Log = Callable[[Record], None]
 
 

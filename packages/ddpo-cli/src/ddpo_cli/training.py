@@ -7,14 +7,13 @@ from typing import Any
 import typer
 
 from ddpo_cli import setup as setups
-from ddpo_cli.artefacts import artefact_path, write_artefact
+from ddpo_cli.artefacts import write_artefact
 from ddpo_cli.config import RunConfig
 from ddpo_cli.config_file import changed_versions, to_toml
 from ddpo_cli.console import messages
 from ddpo_cli.display import View, duration, shown, stopwatch
 from ddpo_cli.errors import CLIError, process_rank, say
 from ddpo_cli.evaluating import (
-    BEFORE_AFTER,
     evaluate_fixed,
     is_evaluated,
     mean,
@@ -23,22 +22,25 @@ from ddpo_cli.evaluating import (
     write_record,
 )
 from ddpo_cli.files import write_text
-from ddpo_cli.history import best_epoch, keep_until, read_metrics
+from ddpo_cli.history import keep_until, read_metrics
 from ddpo_cli.interrupts import handled
-from ddpo_cli.loop import Rescue, Training, follow_epochs, rescuing, run_epochs, save
+from ddpo_cli.loop import Training, follow_epochs, run_epochs
 from ddpo_cli.model_card import write_model_card
+from ddpo_cli.outcome import Outcome, tell
 from ddpo_cli.planning import print_plan
+from ddpo_cli.rescue import Rescue, rescuing, roll_back, save
 from ddpo_cli.resolving import differences, nest, read_run_config, resolve, validate
 from ddpo_cli.rewarding import label
-from ddpo_cli.runs import CHECKPOINTS, CONFIG, SAMPLES, create_run, find_checkpoint, locked, refuse_used
+from ddpo_cli.runs import CONFIG, SAMPLES, create_run, find_checkpoint, locked, refuse_used
 from ddpo_cli.setup import Setup
 from ddpo_cli.trackers import Record, tracking
+from ddpo_cli.watching import observer
 from ddpo_core import Processes, TrainState, init, load_checkpoint, processes_from_environment
 
 FREE_TO_CHANGE = frozenset(
     {
         "epochs", "device", "gradient_checkpointing", "compile", "sample_every", "checkpoint_every", "keep_last",
-        "held_out", "tracker", "reward_workers",
+        "held_out", "on_hack", "evidence_samples", "watch_text", "tracker", "reward_workers",
     }
 )  # fmt: skip
 
@@ -142,21 +144,14 @@ def _train(run: Path, setup: Setup, state: TrainState, processes: Processes) -> 
         rescuing(run, state, interrupts) as rescue,
         tracking(run, config, epoch=state.epoch) as log,
     ):
-        change = _evaluated(Training(run, setup, processes, view, interrupts, log), rescue)
+        training = Training(run, setup, processes, view, interrupts, log, observer(setup))
+        outcome = _evaluated(training, rescue)
     say(f"Trained {view.epoch} epochs in {duration(clock())}.")
-    say(f"Mean reward on {config.eval_samples} fixed prompts and seeds: {change}")
-    best = best_epoch(run)
-    if best is not None:
-        say(f"Best held-out reward: {run / CHECKPOINTS / f'epoch-{best:06d}'}")
-    say(f"Before and after:    {run / SAMPLES / BEFORE_AFTER}")
-    say(f"For diffusers:       {artefact_path(run, config)}")
-    say(f"Draw samples:        ddpo sample {run}")
-    say(f"Base and finetuned:  ddpo eval {run}")
-    say(f"Train on:            ddpo train --resume {run} --epochs {2 * config.epochs}")
+    tell(run, config, outcome)
     typer.echo(run)
 
 
-def _evaluated(training: Training, rescue: Rescue) -> str:
+def _evaluated(training: Training, rescue: Rescue) -> Outcome:
     run, setup, view, config = training.run, training.setup, training.view, training.setup.config
     before = evaluate_fixed(setup, setup.policy.params, view, count=config.eval_samples)
     with training.interrupts.held_back():
@@ -164,8 +159,10 @@ def _evaluated(training: Training, rescue: Rescue) -> str:
         view.print_line(f"before training: mean reward {mean(before):.4g}, images in {run / SAMPLES}")
         if rescue.state.epoch == 0:
             training.log(Record(0, {"samples_reward_mean": mean(before)}, pictures={"samples": picture}))
-    run_epochs(training, rescue)
+    halted = run_epochs(training, rescue)
     with training.interrupts.held_back():
+        if halted and config.on_hack == "rollback":
+            roll_back(run, rescue, setup)
         save(run, rescue, keep_last=config.keep_last)
         write_artefact(run, config, rescue.state.params)
     after = evaluate_fixed(setup, rescue.state.params, view, count=config.eval_samples)
@@ -174,9 +171,9 @@ def _evaluated(training: Training, rescue: Rescue) -> str:
         picture = write_grid(run, epoch, after, view, count=config.grid_samples)
         training.log(Record(epoch, {"samples_reward_mean": mean(after)}, pictures={"samples": picture}))
         change = write_comparison(run, before, after, epoch=epoch)
-        write_model_card(run, config, before, after)
+        write_model_card(run, config, before, after, epoch=epoch)
         write_record(run, before, after, epoch=epoch)
-        return change
+        return Outcome(change, epoch, halted)
 
 
 def _view(run: Path, config: RunConfig) -> View:

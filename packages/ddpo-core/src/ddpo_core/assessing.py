@@ -4,12 +4,12 @@ Everything here is a pure function of the history, plain numbers that are saved 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal, NamedTuple, TypeAlias
 
-from ddpo_core.changes import deviations, falls, has_changed, noise
-from ddpo_core.errors import DDPOError
+from ddpo_core.changes import accumulated, deviations, falls, measured_falls, noise
+from ddpo_core.thresholds import Thresholds
 
 Status: TypeAlias = Literal["ok", "warning", "hacked"]
 
@@ -26,43 +26,8 @@ class Observation:
     held_out: Mapping[str, float]
     signals: Mapping[str, float | None]
     """None: there was nothing to measure, for instance no two images of one prompt."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Thresholds:
-    """When `assess` speaks up; in standard deviations of the noise between epochs, unless said otherwise.
-
-    Of 1,000 simulated healthy runs (100 epochs, judged in every 25th, 2 held-out rewards, 8 signals, independent
-    noise) at most 5 are called hacked and at most 5 get a warning (`tests/test_assessing.py`). The noise of real runs
-    has a memory, so this is no promise for them.
-    """
-
-    baseline_epochs: int = 10
-    """How many first epochs (of a held-out reward: measurements) are the baseline; nothing is judged before."""
-    window: int = 5
-    """Epochs that are averaged into a level."""
-    fall_slack: float = 2.0
-    """A held-out reward may lie this far below its best level for ever."""
-    fall_limit: float = 10.0
-    """Falls beyond the slack, summed over the epochs, that count as a fall."""
-    reward_gain: float = 2.0
-    """How far above its baseline the optimised reward is when a fall is its doing."""
-    drift_slack: float = 3.0
-    """A signal may lie this far from its baseline for ever."""
-    drift_limit: float = 10.0
-    """Drifts beyond the slack, summed over the epochs, that count as a drift."""
-    expected: tuple[str, ...] = ("kl",)
-    """Signals that every training moves: they are recorded and not judged."""
-
-    def __post_init__(self) -> None:
-        """Check that there is noise to estimate and a limit to reach."""
-        if not 2 <= self.window <= self.baseline_epochs:
-            raise DDPOError(
-                f"window={self.window!r} and baseline_epochs={self.baseline_epochs!r}: "
-                "want 2 <= window <= baseline_epochs"
-            )
-        if min(self.fall_limit, self.drift_limit) <= 0:
-            raise DDPOError(f"fall_limit={self.fall_limit!r} and drift_limit={self.drift_limit!r}: want both above 0")
+    errors: Mapping[str, float] = field(default_factory=dict)
+    """Standard errors of what is a mean over samples of that epoch; the noise of the rest is that of their series."""
 
 
 class Verdict(NamedTuple):
@@ -85,8 +50,12 @@ def assess(history: Sequence[Observation], thresholds: Thresholds = DEFAULTS) ->
     - `warning`: one has fallen and the optimised reward has not risen; or a signal has drifted from its baseline.
     - `ok`: neither. Without held-out rewards nothing tells improvement from gaming, so it is never `hacked`.
 
-    Both changes are found by one-sided CUSUMs (`has_changed`): of how far a held-out reward is below its best level
-    (`falls`), and of how far a signal is above or below its baseline (`deviations`), in units of their noise.
+    What the initial policy sees (`initial_view_monitor`) is a held-out reward that every policy brings: its evidence
+    for the prompts judges, and where the samples have become unfamiliar as well, a small fall of it is enough.
+
+    All changes are found by one-sided CUSUMs (`accumulated`): of how far a held-out reward is below its best level
+    (`measured_falls` where its standard errors are known, else `falls`), and of how far a signal is above or below its
+    baseline (`deviations`), in units of their noise.
 
     Example:
         >>> noise = [0.1, -0.1] * 20
@@ -97,19 +66,23 @@ def assess(history: Sequence[Observation], thresholds: Thresholds = DEFAULTS) ->
         >>> assess(falling).status
         'hacked'
     """
-    epochs, needed = len(history), thresholds.baseline_epochs + 1
-    if epochs < needed:
-        return Verdict("ok", f"too early to tell: {epochs} of {needed} epochs")
-    fallen = "; ".join(_describe_fall(name, history) for name in _fallen(history, thresholds))
+    strengths = _strengths(history, thresholds)
+    unfamiliar = [name for name in thresholds.corroborating if strengths.pop(name, 0.0) > 1]
+    needed = thresholds.corroborated_share if unfamiliar else 1.0
+    fallen = [name for name, strength in strengths.items() if strength > needed]
     gain = _gain([observation.reward for observation in history], thresholds)
-    if fallen and gain >= thresholds.reward_gain:
-        return Verdict("hacked", f"{fallen}, while the reward rose by {gain:.1f} standard deviations")
     if fallen:
-        return Verdict("warning", f"{fallen}, and the reward has not risen either")
+        described = "; ".join(_describe_fall(name, history) for name in fallen)
+        if gain > thresholds.reward_gain:
+            return Verdict("hacked", f"{described}, while the reward rose by {gain:.1f} standard deviations")
+        return Verdict("warning", f"{described}, and the reward has not risen either")
     drifts = drift(history, thresholds)
-    drifted = [f"{name} by {drifts[name]:+.1f}" for name in _drifted(history, thresholds)]
-    if drifted:
-        return Verdict("warning", f"the samples have changed: {', '.join(drifted)} standard deviations")
+    changed = [_describe_fall(name, history) for name in unfamiliar]
+    changed += [f"{name} by {drifts[name]:+.1f} standard deviations" for name in _drifted(history, thresholds)]
+    if changed:
+        return Verdict("warning", f"the samples have changed: {', '.join(changed)}")
+    if len(history) <= thresholds.baseline_epochs:
+        return Verdict("ok", f"too early to tell: {len(history)} of {thresholds.baseline_epochs + 1} epochs")
     return Verdict("ok", "nothing has left its noise")
 
 
@@ -132,14 +105,22 @@ def drift(history: Sequence[Observation], thresholds: Thresholds = DEFAULTS) -> 
     return latest
 
 
-def _fallen(history: Sequence[Observation], thresholds: Thresholds) -> list[str]:
+def _strengths(history: Sequence[Observation], thresholds: Thresholds) -> dict[str, float]:
+    """How strong the fall of each held-out reward is, as a multiple of what counts as one."""
     names = _names(observation.held_out for observation in history)
-    return [name for name in names if _has_fallen(_measured(history, "held_out", name), thresholds)]
+    return {name: _strength(name, history, thresholds) for name in names}
 
 
-def _has_fallen(values: Sequence[float], thresholds: Thresholds) -> bool:
-    below = falls(values, window=thresholds.window) if len(values) > thresholds.baseline_epochs else []
-    return has_changed(below, slack=thresholds.fall_slack, limit=thresholds.fall_limit)
+def _strength(name: str, history: Sequence[Observation], thresholds: Thresholds) -> float:
+    values = _measured(history, "held_out", name)
+    errors = _measured(history, "errors", name)
+    if len(errors) == len(values):
+        slack, limit = thresholds.measured_slack, thresholds.measured_limit
+        return accumulated(measured_falls(values, errors), slack=slack, limit=limit) / limit
+    if len(values) <= thresholds.baseline_epochs:
+        return 0.0
+    slack, limit = thresholds.fall_slack, thresholds.fall_limit
+    return accumulated(falls(values, window=thresholds.window), slack=slack, limit=limit) / limit
 
 
 def _drifted(history: Sequence[Observation], thresholds: Thresholds) -> list[str]:
@@ -151,13 +132,17 @@ def _drifted(history: Sequence[Observation], thresholds: Thresholds) -> list[str
 def _has_drifted(values: Sequence[float], thresholds: Thresholds) -> bool:
     above = deviations(values, baseline=thresholds.baseline_epochs)
     sides = (above, [-deviation for deviation in above])
-    return any(has_changed(side, slack=thresholds.drift_slack, limit=thresholds.drift_limit) for side in sides)
+    slack, limit = thresholds.drift_slack, thresholds.drift_limit
+    return any(accumulated(side, slack=slack, limit=limit) > limit for side in sides)
 
 
 def _gain(rewards: Sequence[float], thresholds: Thresholds) -> float:
+    """Rise of the reward from the first to the latest epochs, at most half of them each, in units of its noise."""
+    if len(rewards) < 2:
+        return 0.0
+    first, latest = min(thresholds.baseline_epochs, len(rewards) // 2), min(thresholds.window, -(-len(rewards) // 2))
     scale = noise(rewards)
-    rise = fmean(rewards[-thresholds.window :]) - fmean(rewards[: thresholds.baseline_epochs])
-    return rise / scale if scale else 0.0
+    return (fmean(rewards[-latest:]) - fmean(rewards[:first])) / scale if scale else 0.0
 
 
 def _describe_fall(name: str, history: Sequence[Observation]) -> str:
@@ -170,6 +155,8 @@ def _names(mappings: Iterable[Mapping[str, float | None]]) -> list[str]:
     return list(dict.fromkeys(name for mapping in mappings for name in mapping))
 
 
-def _measured(history: Sequence[Observation], field: Literal["held_out", "signals"], name: str) -> list[float]:
+def _measured(
+    history: Sequence[Observation], field: Literal["held_out", "signals", "errors"], name: str
+) -> list[float]:
     values = (getattr(observation, field).get(name) for observation in history)
     return [value for value in values if value is not None]

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from statistics import fmean
 
+_STEADY = 3  # values whose mean is steady enough to be a level
+
 
 def noise(values: Sequence[float]) -> float:
     """Standard deviation of the noise in a series that may have a trend: `sqrt(mean((x_t+1 - x_t)^2) / 2)`.
@@ -49,18 +51,47 @@ def falls(values: Sequence[float], *, window: int) -> list[float]:
     return [(level - value) / scale if scale else 0.0 for level, value in zip(best, values[window:], strict=True)]
 
 
-def has_changed(changes: Sequence[float], *, slack: float, limit: float) -> bool:
-    """Whether changes beyond the slack add up to more than the limit: a one-sided CUSUM, as it stands at the end.
+def measured_falls(values: Sequence[float], errors: Sequence[float]) -> list[float]:
+    """How far each value after the first is below the best long-run mean before it, in units of its own uncertainty.
 
-        S_0 = 0,  S_t = min(2 limit, max(0, S_t-1 + change_t - slack)),  changed where S > limit
+    With the means `m_n` of the first n values and their standard errors `e_n`, the reference of value t is the highest
+    `m_n` for n from 3 to t - 1 (before the fourth, the mean of all), and the fall
+
+        (m_n - value_t) / sqrt(e_n^2 + error_t^2)
+
+    No baseline has to pass before something can be told: the errors are known from the first value on.
 
     Example:
-        >>> has_changed([3.0, 3.0], slack=1.0, limit=3.0), has_changed([3.0, 3.0, 0.0, 0.0], slack=1.0, limit=3.0)
-        (True, False)
+        >>> [round(fall, 3) for fall in measured_falls([1.0, 1.0, -1.0], [0.8, 0.8, 1.0])]
+        [0.0, 1.741]
+
+    That is `(1 - -1) / sqrt(2 * 0.8^2 / 2^2 + 1^2)`.
+    """
+    fallen: list[float] = []
+    best = best_error = 0.0
+    sums, squares = accumulate(values), accumulate(error**2 for error in errors)
+    for count, (total, square, value, error) in enumerate(zip(sums, squares, values[1:], errors[1:], strict=False), 1):
+        if count <= _STEADY or total / count > best:
+            best, best_error = total / count, math.sqrt(square) / count
+        uncertainty = math.hypot(best_error, error)
+        fallen.append((best - value) / uncertainty if uncertainty else 0.0)
+    return fallen
+
+
+def accumulated(changes: Sequence[float], *, slack: float, limit: float) -> float:
+    """Changes beyond the slack, added up: a one-sided CUSUM as it stands at the end.
+
+        S_0 = 0,  S_t = min(2 limit, max(0, S_t-1 + change_t - slack))
+
+    More than the limit is a change.
+
+    Example:
+        >>> accumulated([3.0, 3.0], slack=1.0, limit=3.0), accumulated([3.0, 3.0, 0.0, 0.0], slack=1.0, limit=3.0)
+        (4.0, 2.0)
 
     Source: Page 1954, Continuous inspection schemes. Deviation: bounded by 2 limits, so that a run can recover.
     """
     total = 0.0
     for change in changes:
         total = min(2 * limit, max(0.0, total + change - slack))
-    return total > limit
+    return total

@@ -122,6 +122,7 @@ def _describe(
         rollout.prompts.prompts,
         rollout.prompts.metadata,
         rollout.images,
+        rollout.trajectories.latents[:, -1].cpu(),
         rollout.scores,
         advantages,
         rollout.info,

@@ -1,4 +1,4 @@
-"""What can be measured without any model: how samples look, how alike they are, how far the policy has gone."""
+"""What can be measured without any model: how samples look, and how alike they are."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -9,10 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddpo_core.errors import DDPOError
-from ddpo_core.losses import kl_penalty
-from ddpo_core.rows import take_rows
-from ddpo_core.sampling import stochastic_steps
-from ddpo_core.types import Params, Policy, Trajectories
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _DARK, _BRIGHT = 0.1, 0.9
@@ -79,39 +75,6 @@ def prompt_diversity(images: Float[Tensor, "batch ..."], prompts: Sequence[str])
     return fmean(distances) if distances else None
 
 
-@torch.no_grad()
-def initial_kl(policy: Policy, params: Params, trajectories: Trajectories) -> float:
-    """KL divergence of a policy from the initial one, on its own trajectories, in closed form.
-
-    The mean of `kl_penalty(params' mean, policy.params' mean, std)` over the stochastic steps; the mean over latent
-    dimensions as everywhere, so that it does not grow with the size of the images. 0 before training.
-
-    Raises:
-        DDPOError: If every step is deterministic.
-
-    Example:
-        >>> from ddpo_core import sample_trajectories, toy
-        >>> policy = toy.policy()
-        >>> sampled = sample_trajectories(policy, policy.params, ["left"], num_steps=4, seeds=[0])
-        >>> initial_kl(policy, policy.params, sampled)
-        0.0
-
-    Source: Fan et al. 2023 (DPOK), eq. 9.
-    """
-    steps = stochastic_steps(trajectories.timesteps)
-    if not steps:
-        raise DDPOError("every step of this policy is deterministic, so it has no KL divergence: want eta above 0")
-    conditioning = take_rows(trajectories.conditioning, trajectories.prompt_index)
-    divergences = []
-    for step in steps:
-        rows = take_rows(trajectories.timesteps, torch.full_like(trajectories.prompt_index, step))
-        latents = trajectories.latents[:, step].contiguous()
-        now = policy.transition(params, latents, rows, conditioning)
-        reference = policy.transition(policy.params, latents, rows, conditioning)
-        divergences.append(kl_penalty(now.mean, reference.mean, now.std))
-    return torch.stack(divergences).mean().item()
-
-
 def _saturation(images: Tensor) -> Tensor:
     brightest, darkest = images.amax(1), images.amin(1)
     spread = (brightest - darkest) / brightest.clamp(min=torch.finfo(images.dtype).tiny)
@@ -126,8 +89,10 @@ def _edge_density(luma: Tensor) -> Tensor:
 def _colour_entropy(images: Tensor) -> Tensor:
     levels = (images * _LEVELS).long().clamp(max=_LEVELS - 1)
     colours = (levels[:, 0] * _LEVELS + levels[:, 1]) * _LEVELS + levels[:, 2]
-    counts = torch.nn.functional.one_hot(colours.flatten(1), _LEVELS**3).double().mean(1)
-    return -torch.where(counts > 0, counts * counts.clamp(min=1e-300).log2(), 0.0).sum(1)
+    pixels = colours.flatten(1)
+    counts = images.new_zeros(len(pixels), _LEVELS**3).scatter_add(1, pixels, images.new_ones(pixels.shape))
+    shares = counts / pixels.shape[1]
+    return -torch.where(shares > 0, shares * shares.clamp(min=1e-300).log2(), 0.0).sum(1)
 
 
 def _high_frequency_share(luma: Tensor) -> Tensor:

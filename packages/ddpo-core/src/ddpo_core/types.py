@@ -132,7 +132,7 @@ class TrainState:
 class EpochInfo:
     """What one epoch saw and did: the samples of this process in order, on the CPU, and metrics over all processes.
 
-    `indices` are the places of these samples among those of all processes.
+    `indices` are the places of these samples among those of all processes; `images` were decoded from `latents`.
     `epoch` counts from 1 (it equals the epoch of the state beside it), `queries` is the total of reward evaluations,
     `advantages` are after clipping; for regression they are its weights.
     `metrics` holds `reward_mean`, `reward_std`, `reward_min`, `reward_max`, `loss`, `grad_norm`, what the loss
@@ -145,6 +145,7 @@ class EpochInfo:
     prompts: tuple[str, ...]
     metadata: tuple[Mapping[str, Any], ...]
     images: Tensor
+    latents: Tensor
     scores: Float[Tensor, " batch"]
     advantages: Float[Tensor, " batch"]
     info: Mapping[str, Sequence[Any]]

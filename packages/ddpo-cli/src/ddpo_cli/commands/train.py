@@ -22,6 +22,8 @@ EPILOG = """
 
   ddpo train --model ./stable-diffusion-v1-4 --trainable unet --gradient-checkpointing --dry-run
 
+  ddpo train --reward aesthetic --holdout clip_score --on-hack rollback
+
   ddpo train --config runs/0001-jpeg_compressibility/config.toml --seed 1
 
   ddpo train --tracker tensorboard         [dim]tensorboard --logdir runs[/dim]
@@ -62,6 +64,8 @@ def train(
     compile: options.Compile = None,
     keep_last: options.KeepLast = None,
     held_out: options.HeldOut = None,
+    on_hack: options.OnHack = None,
+    watch_text: options.WatchText = None,
     tracker: options.Tracker = None,
     config: options.Config = None,
     output: options.Output = None,
@@ -92,6 +96,8 @@ def train(
         "compile": compile,
         "keep_last": keep_last,
         "held_out": held_out,
+        "on_hack": on_hack and on_hack.value,
+        "watch_text": watch_text,
         "tracker": [one.value for one in tracker or ()],
     }
     with readable_errors(context.obj):

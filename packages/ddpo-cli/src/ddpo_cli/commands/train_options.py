@@ -34,6 +34,14 @@ class TrainablePart(StrEnum):
     unet = "unet"
 
 
+class HackResponse(StrEnum):
+    """What is done when the reward is being gamed."""
+
+    warn = "warn"
+    stop = "stop"
+    rollback = "rollback"
+
+
 class TrackerName(StrEnum):
     """The services that show runs."""
 
@@ -51,7 +59,8 @@ def _panel(name: str) -> Callable[..., Any]:
     return option
 
 
-_what, _how, _run = _panel("What to train"), _panel("How to train"), _panel("The run")
+_WATCH = "Is the reward being gamed?"
+_what, _how, _run, _watch = _panel("What to train"), _panel("How to train"), _panel("The run"), _panel(_WATCH)
 
 Run = Annotated[
     Path | None,
@@ -131,7 +140,28 @@ Compile = Annotated[
 ]
 KeepLast = Annotated[int | None, _run("N", "How many of the newest checkpoints are kept.", "3")]
 HeldOut = Annotated[
-    list[str] | None, _run("REF", "A reward that is measured and never optimised; the best checkpoint by it is kept.")
+    list[str] | None,
+    typer.Option(
+        "--holdout",
+        "--held-out",
+        metavar="REF",
+        help="A reward that is measured after every epoch and never optimised: it tells whether the optimised one is "
+        "being gamed, and the best checkpoint by it is kept. Repeat for several.",
+        show_default=False,
+        rich_help_panel=_WATCH,
+    ),
+]
+OnHack = Annotated[
+    HackResponse | None,
+    _watch(
+        "WHAT",
+        "When the reward rises and a held-out one falls: warn, stop, or rollback to the best checkpoint by it.",
+        "warn",
+    ),
+]
+WatchText = Annotated[
+    bool | None,
+    _watch(None, "Look for writing in samples of every epoch by OCR (needs ddpo-rewards[ocr]).", "no"),
 ]
 Tracker = Annotated[
     list[TrackerName] | None,
