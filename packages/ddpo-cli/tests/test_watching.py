@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from ddpo_cli.history import best_epoch
+from ddpo_cli.history import best_epoch, is_improving
 
 RISING = "return [float(len(CALLS))] * len(images)"
 # Before training it is called once; then once an epoch. It is best in epoch 3, and falls from epoch 9 on.
@@ -15,6 +15,15 @@ FALLING = "return [0.1 * (len(CALLS) % 2) + (1.0 if len(CALLS) == 4 else 0.0) - 
 
 def metrics(run):
     return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+
+
+def sums_of(file):
+    """One number per tensor, whatever its name: the names of an export are diffusers' own."""
+    return sorted(round(float(tensor.sum(dtype="float64")), 6) for tensor in load_file(file).values())
+
+
+def exported(run):
+    return sums_of(Path(run, "lora", "pytorch_lora_weights.safetensors"))
 
 
 @pytest.fixture
@@ -43,17 +52,18 @@ def test_a_gamed_reward_is_said_aloud_once_and_the_run_goes_on(ddpo, gamed):
     assert len(metrics("run")) == 20
 
 
-def test_stop_ends_the_run_with_the_model_that_it_has_and_says_how_to_go_on(ddpo, gamed):
+def test_stop_ends_the_run_with_its_best_model_and_keeps_the_last_state(ddpo, gamed):
     result = ddpo(*gamed, "--on-hack", "stop")
     assert result.exit_code == 0, result.output
     last = metrics("run")[-1]
     assert 11 <= last["epoch"] < 20
     assert last["verdict"] == "hacked"
     assert f"Ended early, since the reward is being gamed: {last['reason']}" in result.stderr
-    assert f"The model is that of epoch {last['epoch']}." in result.stderr
-    assert json.loads(Path("run/evaluation.json").read_text())["epoch"] == last["epoch"]
+    assert "The model is that of epoch 3, the best by what is not optimised." in result.stderr
+    assert "ddpo sample run/checkpoints/epoch-000003" in result.stderr
+    assert json.loads(Path("run/evaluation.json").read_text())["epoch"] == 3
+    assert exported("run") == sums_of("run/checkpoints/epoch-000003/params.safetensors")
     assert Path(f"run/checkpoints/epoch-{last['epoch']:06d}").is_dir()
-    assert Path("run/checkpoints/epoch-000003").is_dir()  # the best is kept
     assert "Train on:            ddpo train --resume run --on-hack warn" in result.stderr
     assert ddpo("train", "--resume", "run", "--on-hack", "warn", "--epochs", str(last["epoch"] + 1)).exit_code == 0
     assert len(metrics("run")) == last["epoch"] + 1
@@ -62,15 +72,12 @@ def test_stop_ends_the_run_with_the_model_that_it_has_and_says_how_to_go_on(ddpo
 def test_rollback_takes_the_run_back_to_its_best_epoch(ddpo, gamed):
     result = ddpo(*gamed, "--on-hack", "rollback")
     assert result.exit_code == 0, result.output
-    assert "The model is that of epoch 3." in result.stderr
+    assert "The model is that of epoch 3, the best" in result.stderr
+    assert "Draw samples:        ddpo sample run\n" in result.stderr
     assert [path.name for path in Path("run/checkpoints").iterdir()] == ["epoch-000003"]
     assert json.loads(Path("run/evaluation.json").read_text())["epoch"] == 3
     assert metrics("run")[-1]["verdict"] == "hacked"  # what was seen stays
-    exported = load_file("run/lora/pytorch_lora_weights.safetensors")
-    kept = load_file("run/checkpoints/epoch-000003/params.safetensors")
-    assert sorted(value.sum() for value in exported.values()) == pytest.approx(
-        sorted(value.sum() for value in kept.values())
-    )
+    assert exported("run") == sums_of("run/checkpoints/epoch-000003/params.safetensors")
     assert "| epochs | 3 |" in Path("run/lora/README.md").read_text()
 
 
@@ -98,24 +105,44 @@ def test_writing_in_the_samples_is_measured_when_asked_for(ddpo, quick):
     assert 0 <= signals["text_overlap"] <= 1
 
 
+def write_history(run, *held_out):
+    errors = {"prompt_evidence": 0.03, "familiarity": 0.03}
+    rows = [{"epoch": epoch, "held_out": values, "errors": errors} for epoch, values in enumerate(held_out, 1)]
+    Path(run, "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def save(run, *epochs):
+    for epoch in epochs:
+        Path(run, "checkpoints", f"epoch-{epoch:06d}").mkdir(parents=True)
+
+
 def test_the_best_epoch_is_the_last_that_noise_cannot_tell_from_the_best(tmp_path):
     # Noise: the differences are 0.5, 0.4, 0.1, 0.6, so sqrt((0.25 + 0.16 + 0.01 + 0.36) / 4 / 2) = 0.31; above 0.59 lie
     # the epochs 2 (0.9) and 4 (0.6).
-    values = [0.4, 0.9, 0.5, 0.6, 0.0]
-    rows = [{"epoch": epoch, "held_out": {"judge": value}} for epoch, value in enumerate(values, 1)]
-    Path(tmp_path, "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert best_epoch(tmp_path, saved_only=False) == 4
+    write_history(tmp_path, *({"judge": value} for value in (0.4, 0.9, 0.5, 0.6, 0.0)))
     assert best_epoch(tmp_path) is None  # none has a checkpoint
-    Path(tmp_path, "checkpoints", "epoch-000002").mkdir(parents=True)
+    assert not is_improving(tmp_path)
+    save(tmp_path, 2, 3)
     assert best_epoch(tmp_path) == 2
+    save(tmp_path, 4)
+    assert best_epoch(tmp_path) == 4
+
+
+def test_what_the_initial_policy_sees_in_an_epoch_speaks_for_the_model_that_drew_it(tmp_path):
+    # Epoch 4 drew what epoch 3 had learnt.
+    write_history(tmp_path, *({"prompt_evidence": value, "familiarity": 9.0} for value in (0.6, 0.6, 0.62, 0.6)))
+    save(tmp_path, 1, 2, 3, 4)
+    assert best_epoch(tmp_path) == 3
+    assert is_improving(tmp_path)
+    write_history(tmp_path, *({"prompt_evidence": value, "familiarity": 9.0} for value in (0.6, 0.6, 0.62, 0.6, 0.58)))
+    assert best_epoch(tmp_path) == 3
+    assert not is_improving(tmp_path)
 
 
 def test_held_out_rewards_choose_the_best_and_not_what_the_initial_policy_sees(tmp_path):
-    rows = [
-        {"epoch": epoch, "held_out": {"judge": judge, "prompt_evidence": 1 - judge, "familiarity": 9.0}}
-        for epoch, judge in enumerate([0.0, 1.0, 0.0, 0.1], 1)
-    ]
     # What was measured of other rewards cannot be compared.
-    rows.insert(0, {"epoch": 0, "held_out": {"other": 50.0, "prompt_evidence": 0.5}})
-    Path(tmp_path, "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert best_epoch(tmp_path, saved_only=False) == 2
+    other = {"other": 50.0, "prompt_evidence": 0.5, "familiarity": 9.0}
+    seen = [{"judge": judge, "prompt_evidence": 1 - judge, "familiarity": 9.0} for judge in (0.0, 1.0, 0.0, 0.1)]
+    write_history(tmp_path, other, *seen)
+    save(tmp_path, 1, 2, 3, 4, 5)
+    assert best_epoch(tmp_path) == 3

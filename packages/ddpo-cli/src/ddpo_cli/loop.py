@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ddpo_cli.display import View, stopwatch
 from ddpo_cli.evaluating import evaluate_fixed, held_out_means, mean, write_grid
-from ddpo_cli.history import append_metrics, best_epoch
+from ddpo_cli.history import append_metrics, is_improving
 from ddpo_cli.interrupts import Interrupts
 from ddpo_cli.rescue import Rescue, save
 from ddpo_cli.sample_log import append_samples, gather_rows, sample_rows
@@ -113,8 +113,7 @@ def _write_epoch(
     row = {"epoch": info.epoch, "queries": info.queries, **info.metrics, **look.means, **watched}
     append_samples(run, samples)
     append_metrics(run, row)
-    is_best = best_epoch(run, saved_only=False) == info.epoch
-    if info.epoch % config.checkpoint_every == 0 or is_best:
+    if info.epoch % config.checkpoint_every == 0 or is_improving(run):
         save(run, rescue, keep_last=config.keep_last)
     drawn = {name: [sample[name] for sample in samples] for name in ("reward", "advantage")}
     training.log(Record(info.epoch, scalars(row), drawn, look.pictures))

@@ -8,7 +8,7 @@ from ddpo_cli.config import RunConfig
 from ddpo_cli.errors import say
 from ddpo_cli.evaluating import BEFORE_AFTER
 from ddpo_cli.history import best_epoch
-from ddpo_cli.runs import CHECKPOINTS, SAMPLES
+from ddpo_cli.runs import CHECKPOINTS, SAMPLES, checkpoint_epoch, checkpoints
 from ddpo_core import Verdict
 
 
@@ -24,14 +24,20 @@ def tell(run: Path, config: RunConfig, outcome: Outcome) -> None:
     """Say what came of a run, where things are, and how to go on."""
     if outcome.halted:
         say(f"Ended early, since the reward is being gamed: {outcome.halted.reason}")
-        say(f"The model is that of epoch {outcome.epoch}.")
+        say(f"The model is that of epoch {outcome.epoch}, the best by what is not optimised.")
     say(f"Mean reward on {config.eval_samples} fixed prompts and seeds: {outcome.change}")
     best = best_epoch(run)
     if best is not None:
         say(f"Best by what is not optimised: {run / CHECKPOINTS / f'epoch-{best:06d}'}")
     say(f"Before and after:    {run / SAMPLES / BEFORE_AFTER}")
     say(f"For diffusers:       {artefact_path(run, config)}")
-    say(f"Draw samples:        ddpo sample {run}")
+    say(f"Draw samples:        ddpo sample {_drawable(run, outcome)}")
     say(f"Base and finetuned:  ddpo eval {run}")
     more = "--on-hack warn" if outcome.halted else f"--epochs {2 * config.epochs}"
     say(f"Train on:            ddpo train --resume {run} {more}")
+
+
+def _drawable(run: Path, outcome: Outcome) -> Path:
+    """Return the run where its last checkpoint is its model, else the checkpoint that is."""
+    saved = checkpoints(run)
+    return run if outcome.epoch == checkpoint_epoch(saved[-1]) else run / CHECKPOINTS / f"epoch-{outcome.epoch:06d}"

@@ -1,4 +1,4 @@
-"""The last good state of a run: saved whatever stops it, and taken back to the best."""
+"""The last good state of a run: saved whatever stops it; and the best one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,6 @@ from ddpo_core import (
     latest_checkpoint,
     load_checkpoint,
     prune_checkpoints,
-    rewind_checkpoints,
     save_checkpoint,
 )
 
@@ -53,14 +52,12 @@ def save(run: Path, rescue: Rescue, *, keep_last: int) -> Path:
     return rescue.saved
 
 
-def roll_back(run: Path, rescue: Rescue, setup: Setup) -> None:
-    """Take a run back to its best checkpoint by what is not optimised; what came after it goes."""
+def load_best(run: Path, rescue: Rescue, setup: Setup) -> TrainState:
+    """Load the best checkpoint by what is not optimised; the present state, where there is none."""
     best = best_epoch(run)
     if best is None:
-        return
-    checkpoint = run / CHECKPOINTS / f"epoch-{best:06d}"
-    rescue.state, rescue.saved = load_checkpoint(checkpoint, setup.policy, setup.optimizer), checkpoint
-    rewind_checkpoints(run, epoch=best)
+        return rescue.state
+    return load_checkpoint(run / CHECKPOINTS / f"epoch-{best:06d}", setup.policy, setup.optimizer)
 
 
 def _with_whereabouts(run: Path, rescue: Rescue, error: BaseException) -> BaseException:

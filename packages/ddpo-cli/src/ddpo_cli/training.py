@@ -28,14 +28,14 @@ from ddpo_cli.loop import Training, follow_epochs, run_epochs
 from ddpo_cli.model_card import write_model_card
 from ddpo_cli.outcome import Outcome, tell
 from ddpo_cli.planning import print_plan
-from ddpo_cli.rescue import Rescue, rescuing, roll_back, save
+from ddpo_cli.rescue import Rescue, load_best, rescuing, save
 from ddpo_cli.resolving import differences, nest, read_run_config, resolve, validate
 from ddpo_cli.rewarding import label
 from ddpo_cli.runs import CONFIG, SAMPLES, create_run, find_checkpoint, locked, refuse_used
 from ddpo_cli.setup import Setup
 from ddpo_cli.trackers import Record, tracking
 from ddpo_cli.watching import observer
-from ddpo_core import Processes, TrainState, init, load_checkpoint, processes_from_environment
+from ddpo_core import Processes, TrainState, init, load_checkpoint, processes_from_environment, rewind_checkpoints
 
 FREE_TO_CHANGE = frozenset(
     {
@@ -161,13 +161,14 @@ def _evaluated(training: Training, rescue: Rescue) -> Outcome:
             training.log(Record(0, {"samples_reward_mean": mean(before)}, pictures={"samples": picture}))
     halted = run_epochs(training, rescue)
     with training.interrupts.held_back():
-        if halted and config.on_hack == "rollback":
-            roll_back(run, rescue, setup)
         save(run, rescue, keep_last=config.keep_last)
-        write_artefact(run, config, rescue.state.params)
-    after = evaluate_fixed(setup, rescue.state.params, view, count=config.eval_samples)
+        chosen = load_best(run, rescue, setup) if halted else rescue.state
+        if halted and config.on_hack == "rollback":
+            rewind_checkpoints(run, epoch=chosen.epoch)
+        write_artefact(run, config, chosen.params)
+    after = evaluate_fixed(setup, chosen.params, view, count=config.eval_samples)
     with training.interrupts.held_back():
-        epoch = rescue.state.epoch
+        epoch = chosen.epoch
         picture = write_grid(run, epoch, after, view, count=config.grid_samples)
         training.log(Record(epoch, {"samples_reward_mean": mean(after)}, pictures={"samples": picture}))
         change = write_comparison(run, before, after, epoch=epoch)
