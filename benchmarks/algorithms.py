@@ -1,11 +1,12 @@
 """Reward against queries of the four algorithms, on both JPEG rewards and the embedded model.
 
-    python benchmarks/algorithms.py runs/algorithms [--jobs 2] [--seeds 3] [--epochs 16] [--threads 1]
+    python benchmarks/algorithms.py runs/algorithms [--jobs 2] [--seeds 3] [--epochs 24] [--threads 1]
 
-Every run is `ddpo train` with the defaults that a user gets for the algorithm, and the same number of queries. Runs
-that are finished are not run again, and one that was stopped goes on. Each leaves its metrics.jsonl in a folder of its
-own under the results. Draws docs/images/algorithms.png (mean and range over the seeds) and prints a table for
-RESULTS.md.
+Every run is `ddpo train` with the defaults that a user gets for the algorithm on the embedded model, and the same
+number of queries. One more per reward is a control: regression that weighs all samples alike, and so knows nothing of
+the reward. Runs that are finished are not run again, and one that was stopped goes on. Each leaves its metrics.jsonl in
+a folder of its own under the results. Draws docs/images/algorithms.png (mean and range over the seeds) and prints a
+table for RESULTS.md.
 """
 
 import argparse
@@ -26,10 +27,11 @@ from ddpo_cli.history import read_metrics
 from ddpo_cli.runs import checkpoints
 
 ALGORITHMS = ("ddpo-is", "ddpo-sf", "rwr", "rwr-sparse")
+CONTROL = "rwr-uniform"
 REWARDS = ("jpeg_compressibility", "jpeg_incompressibility")
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "algorithms.png"
 # What is drawn on the way teaches nothing here and costs time.
-SETTINGS = "sample_every = 1000000\ncheckpoint_every = 4\nkeep_last = 1\ngrid_samples = 16\neval_samples = 64\n"
+SETTINGS = "sample_every = 1000000\ncheckpoint_every = 4\nkeep_last = 1\nevidence_samples = 0\n"
 
 
 class Run(NamedTuple):
@@ -50,9 +52,12 @@ def main() -> None:
     options = _parse()
     options.results.mkdir(parents=True, exist_ok=True)
     (options.results / "settings.toml").write_text(SETTINGS, encoding="utf-8")
+    control = f'{SETTINGS}algorithm = "rwr"\nrwr_inverse_temperature = 0.0\n'
+    (options.results / f"{CONTROL}.toml").write_text(control, encoding="utf-8")
     # By seed: where it is stopped half-way, what is there can be compared.
     parts = product(range(options.seeds), options.rewards, options.algorithms)
     runs = [Run(algorithm, reward, seed) for seed, reward, algorithm in parts]
+    runs += [Run(CONTROL, reward, 0) for reward in options.rewards]
     failed = _train_all([run for run in runs if not _is_finished(run, options)], options)
     finished = [run for run in runs if _is_finished(run, options)]
     if finished:
@@ -88,8 +93,10 @@ def _train(run: Run, options: argparse.Namespace) -> int:
         arguments = ["--resume", str(folder)]
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        arguments = ["--config", str(options.results / "settings.toml"), "--output", str(folder)]
-        arguments += ["--algorithm", run.algorithm, "--reward", run.reward, "--seed", str(run.seed), "--device", "cpu"]
+        file = CONTROL if run.algorithm == CONTROL else "settings"
+        arguments = ["--config", str(options.results / f"{file}.toml"), "--output", str(folder)]
+        arguments += ["--reward", run.reward, "--seed", str(run.seed), "--device", "cpu"]
+        arguments += [] if run.algorithm == CONTROL else ["--algorithm", run.algorithm]
         if options.samples_per_epoch:
             arguments += ["--samples-per-epoch", str(options.samples_per_epoch)]
     command = [sys.executable, "-m", "ddpo_cli", "train", *arguments, "--epochs", str(options.epochs)]
@@ -180,7 +187,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--samples-per-epoch", type=int, help="left out: what a user gets")
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=ALGORITHMS)
     parser.add_argument("--rewards", nargs="+", choices=REWARDS, default=REWARDS)

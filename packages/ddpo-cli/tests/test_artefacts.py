@@ -79,5 +79,5 @@ def test_a_tracker_that_is_not_installed_is_said_before_anything_is_loaded(ddpo,
         monkeypatch.delitem(sys.modules, known)
     result = ddpo(*quick, "--tracker", name)
     assert result.exit_code == 2
-    assert f"--tracker {name} needs the package {name}: pip install {name}" in result.stderr
+    assert f"--tracker {name} needs the package {name}: pip install 'ddpo-cli[{name}]'" in result.stderr
     assert not Path("runs").exists()

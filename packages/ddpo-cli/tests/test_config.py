@@ -42,6 +42,14 @@ def test_an_algorithm_and_a_whole_unet_bring_their_own_defaults_over_a_preset_an
     assert (kept.fit.samples_per_prompt, kept.fit.passes_per_epoch) == (2, 50)
 
 
+def test_an_algorithm_has_settings_of_its_own_on_the_embedded_model():
+    ours, others = (resolve(None, {"algorithm": "rwr", "model": model}) for model in ("builtin:emoji", "someone/model"))
+    assert (ours.learning_rate, ours.rwr_inverse_temperature, ours.fit.passes_per_epoch) == (5e-4, 4.0, 1)
+    assert (others.learning_rate, others.rwr_inverse_temperature, others.fit.passes_per_epoch) == (3e-4, 0.2, 5)
+    assert ours.fit.num_steps == 5
+    assert resolve(None, {"algorithm": "rwr", "learning_rate": 1e-3}).learning_rate == 1e-3
+
+
 def test_what_is_written_is_read_back_as_it_was():
     config = resolve(None, {"reward": ["a", "0.5*b?c=d"], "device": "cpu", "dtype": "bfloat16", "learning_rate": 1e-4})
     Path("config.toml").write_text(to_toml(config), encoding="utf-8")

@@ -138,5 +138,17 @@ FOR_ALGORITHM: Mapping[str, Mapping[str, Any]] = {
 """What differs for another algorithm than DDPO-IS: one update per epoch keeps DDPO-SF on policy; the passes of
 regression are those of the reference (jannerm/ddpo, pipeline/run-*.sh)."""
 
+FOR_MODEL_AND_ALGORITHM: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    (BUILTIN_MODEL, "ddpo-sf"): {"learning_rate": 6e-3},
+    (BUILTIN_MODEL, "rwr"): {
+        "learning_rate": 5e-4,
+        "rwr_inverse_temperature": 4.0,
+        "fit": {"passes_per_epoch": 1},
+    },
+    (BUILTIN_MODEL, "rwr-sparse"): {"learning_rate": 5e-4, "fit": {"passes_per_epoch": 5}},
+}
+"""What differs from both for an algorithm on a model: one update per epoch bears a higher rate; regression needs fewer
+passes than the reference makes, and weights that tell rewards of a few tenths of a kilobyte apart."""
+
 FOR_TRAINABLE: Mapping[str, Mapping[str, Any]] = {"unet": {"learning_rate": 1e-5}}
 """What differs where all weights of the UNet are trained (jannerm/ddpo, pipeline/policy_gradient.py)."""

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddpo_cli.config import BUILTIN_MODEL, FOR_ALGORITHM, FOR_MODEL, FOR_TRAINABLE, RunConfig
+from ddpo_cli.config import (
+    BUILTIN_MODEL,
+    FOR_ALGORITHM,
+    FOR_MODEL,
+    FOR_MODEL_AND_ALGORITHM,
+    FOR_TRAINABLE,
+    RunConfig,
+)
 from ddpo_cli.config_file import VERSIONS, read_toml
 from ddpo_cli.errors import CLIError
 from ddpo_cli.presets import read_preset
@@ -25,7 +32,7 @@ def resolve(file: Path | None, flags: Mapping[str, Any], *, preset: str | None =
     stored = read_toml(file) if file else {}
     stored.pop(VERSIONS, None)
     model = ({"model": BUILTIN_MODEL} | task | stored | given)["model"]
-    layers = (*_brought_along(task), task, *_brought_along(stored | given), stored, given)
+    layers = (*_brought_along(task, model), task, *_brought_along(stored | given, model), stored, given)
     try:
         config = validate(_known(FOR_MODEL, model), *layers)
     except ValueError as error:
@@ -97,13 +104,21 @@ def differences(stored: RunConfig, wanted: RunConfig, *, allowed: frozenset[str]
     ]
 
 
-def _brought_along(said: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """Return the defaults of what `said` chooses."""
-    return _known(FOR_ALGORITHM, said.get("algorithm")), _known(FOR_TRAINABLE, said.get("trainable"))
+def _brought_along(said: Mapping[str, Any], model: object) -> tuple[Mapping[str, Any], ...]:
+    """Return the defaults of what `said` chooses, for `model`."""
+    algorithm = said.get("algorithm")
+    return (
+        _known(FOR_ALGORITHM, algorithm),
+        _known(FOR_MODEL_AND_ALGORITHM, (model, algorithm)),
+        _known(FOR_TRAINABLE, said.get("trainable")),
+    )
 
 
-def _known(defaults: Mapping[str, Mapping[str, Any]], name: object) -> Mapping[str, Any]:
-    return defaults.get(name, {}) if isinstance(name, str) else {}
+def _known(defaults: Mapping[Any, Mapping[str, Any]], name: object) -> Mapping[str, Any]:
+    try:
+        return defaults.get(name, {})
+    except TypeError:  # a file may say anything, also what cannot be looked up; it is refused later
+        return {}
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

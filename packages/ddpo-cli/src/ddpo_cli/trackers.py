@@ -73,7 +73,7 @@ def check_trackers(names: Sequence[str]) -> None:
     """
     for name in names:
         if find_spec(name) is None:
-            raise CLIError(f"--tracker {name} needs the package {name}: pip install {name}")
+            raise CLIError(f"--tracker {name} needs the package {name}: pip install 'ddpo-cli[{name}]'")
 
 
 def _tensorboard(run: Path, config: RunConfig, epoch: int) -> Tracker:

@@ -103,7 +103,7 @@ def held_out_monitor(
 def every(epochs: int, monitor: Monitor) -> Monitor:
     """Ask a costly monitor in every so many epochs only; it measures nothing in the others."""
 
-    def measure(state: TrainState, info: EpochInfo) -> Mapping[str, float | None]:
+    def measure(state: TrainState, info: EpochInfo) -> Mapping[str, float | Mean | None]:
         return monitor(state, info) if info.epoch % epochs == 0 else {}
 
     return measure
