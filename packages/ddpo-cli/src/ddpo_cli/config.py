@@ -112,7 +112,7 @@ class RunConfig(BaseModel):
 
 FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
     BUILTIN_MODEL: {
-        "epochs": 60,
+        "epochs": 66,
         "learning_rate": 2.2e-3,
         "learning_rate_half_life": 60.0,
         "lora_rank": 8,

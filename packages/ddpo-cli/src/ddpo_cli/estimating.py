@@ -83,7 +83,7 @@ def estimate(costs: Costs, setup: Setup) -> Estimate:
     """Extend the costs of a trial to the whole run, on one process.
 
     epoch    = samples (steps x step + decode + reward + trained steps x pair)
-    run      = epochs x epoch + evaluated images (steps x step + decode + reward)
+    run      = epochs x (epoch + evidence samples x 2 steps) + evaluated images (steps x step + decode + reward)
     memory   = peak of the trial + samples x bytes of a sample
     """
     config, fit_config = setup.config, setup.config.fit
@@ -91,8 +91,12 @@ def estimate(costs: Costs, setup: Setup) -> Estimate:
     samples = fit_config.samples_per_epoch
     epoch = (samples * sampling, samples * costs.reward, samples * trained_steps(fit_config) * costs.pair)
     grids = (config.epochs - 1) // config.sample_every
-    evaluated = 2 * config.eval_samples + grids * min(config.grid_samples, config.eval_samples)
-    run = config.epochs * sum(epoch) + evaluated * (sampling + costs.reward)
+    on_the_way = config.epochs * config.eval_samples
+    if not config.held_out:
+        on_the_way = grids * min(config.grid_samples, config.eval_samples)
+    evidence = 2 * min(config.evidence_samples, samples) * costs.step
+    evaluated = (2 * config.eval_samples + on_the_way) * (sampling + costs.reward)
+    run = config.epochs * (sum(epoch) + evidence) + evaluated
     memory = None if costs.peak_bytes is None else costs.peak_bytes + samples * costs.sample_bytes
     return Estimate(*epoch, run, memory)
 

@@ -93,7 +93,7 @@ Prompts = Annotated[
         "PROMPTS", "A prompt set (simple_animals, animals_activities, counting, ...) or file:PATH.", "simple_animals"
     ),
 ]
-Epochs = Annotated[int | None, _how("N", "Rounds of sample, score, update.", "60")]
+Epochs = Annotated[int | None, _how("N", "Rounds of sample, score, update.", "66")]
 NumSteps = Annotated[int | None, _how("N", "Denoising steps per image.", "5")]
 SamplesPerEpoch = Annotated[int | None, _how("N", "Images per epoch.", "64")]
 UpdatesPerEpoch = Annotated[int | None, _how("N", "Optimizer updates per epoch.", "8")]
