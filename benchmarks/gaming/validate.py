@@ -104,10 +104,11 @@ def _summary(results: Sequence[Result]) -> str:
     healthy = [result for result in results if not result.fallen]
     leads = [result.fallen - result.flagged for result in gamed if result.fallen and result.flagged]
     early, same = sum(lead > 0 for lead in leads), sum(lead == 0 for lead in leads)
+    spoken = sum(result.fallen > result.warned for result in gamed if result.fallen and result.warned)
     ends = [max(result.accuracy) - result.chosen for result in gamed if result.chosen is not None]
     return (
         f"Gamed: {len(gamed)}. Called hacked before the judge had fallen: {early}; in that epoch: {same}; at all: "
-        f"{len(leads)}. Median lead: {median(leads or [0]):g} epochs.\n"
+        f"{len(leads)}. Median lead: {median(leads or [0]):g} epochs. Warned or called hacked before: {spoken}.\n"
         f"Healthy: {len(healthy)}. Called hacked: {sum(result.flagged is not None for result in healthy)}; warned: "
         f"{sum(result.warned is not None for result in healthy)}.\n"
         f"Stopped or rolled back: {sum(end <= NEAR for end in ends)} of {len(ends)} within 5 points of the peak, "
