@@ -36,6 +36,7 @@ def test_libraries_say_nothing_of_their_own(quick):
         "epoch ",
         "Trained",
         "Mean reward",
+        "Best by",
         "Before and after",
         "For diffusers",
         "Draw",
