@@ -1,6 +1,6 @@
 """Look at the runs of `runs.py` through the monitors of ddpo: writes `history.jsonl` into each of their folders.
 
-    python benchmarks/gaming/observe.py runs/gaming
+    python observe.py runs/gaming
 
 What is there is not computed again. The judge is no part of it: what is seen is what `ddpo train` sees by itself.
 """

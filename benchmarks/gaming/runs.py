@@ -1,10 +1,10 @@
 """Train the runs that the rule of `ddpo_core.assess` is tuned and measured on: some that are gamed, some healthy.
 
-    python benchmarks/gaming/runs.py runs/gaming [--jobs 2] [--epochs 30]
+    python runs.py runs/gaming [--jobs 2] [--epochs 30]
 
 24 runs with learning rates at which every reward takes the picture with it, and 12 careful ones. Each is one thread and
 leaves a folder: `observed.jsonl` (per epoch: the reward, and the share of its samples that the judge recognises),
-`images/` (all samples of every epoch), `checkpoints/` (of every epoch). Finished epochs are not computed again. Then:
+`samples/` (of every epoch), `checkpoints/` (of every epoch). Finished epochs are not computed again. Then:
 `observe.py`, `validate.py`.
 """
 
@@ -17,7 +17,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice, product
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from ddpo_cli.setup import Setup
+    from ddpo_core import EpochInfo, TrainState
 
 REWARDS = ("jpeg_compressibility", "jpeg_incompressibility", "redness", "brightness", "roughness", "symmetry")
 OBSERVED = "observed.jsonl"
@@ -75,29 +81,12 @@ def _train_apart(run: Run, options: argparse.Namespace) -> int:
 
 
 def _train(run: Run, options: argparse.Namespace) -> None:
-    from rewards import animal_of
-    from safetensors.torch import save_file
+    from ddpo_core import fit
+    from ddpo_core.emoji.judge import load_judge
 
-    import ddpo_cli.setup as setups
-    from ddpo_cli.resolving import resolve
-    from ddpo_core import fit, init, latest_checkpoint, load_checkpoint, save_checkpoint
-    from ddpo_core.emoji.judge import load_judge, recognised_share
-
-    folder = options.results / run.name
-    reward = run.reward if run.reward.startswith("jpeg") else f"rewards:{run.reward}"
-    flags = {"reward": [reward], "learning_rate": run.learning_rate, "seed": run.seed, "device": "cpu"}
-    settings = folder / "settings.toml"
-    settings.write_text('learning_rate_half_life = 1e9\n[fit]\nadvantage_baseline = "epoch"\n', encoding="utf-8")
-    setup = setups.load(resolve(settings, flags))
-    saved = latest_checkpoint(folder)
-    begin = init(setup.policy, setup.optimizer, seed=run.seed)
-    state = load_checkpoint(saved, setup.policy, setup.optimizer) if saved else begin
-    if not saved:
-        save_checkpoint(folder / "checkpoints" / "epoch-000000", state)
-    rows = read_observed(folder)[: state.epoch]
-    (folder / OBSERVED).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (folder / "samples").mkdir(exist_ok=True)
-    judge = load_judge()
+    folder, judge = options.results / run.name, load_judge()
+    setup = _load(run, folder)
+    state = _begin(run, folder, setup)
     epochs = fit(
         state,
         policy=setup.policy,
@@ -108,14 +97,49 @@ def _train(run: Run, options: argparse.Namespace) -> None:
         config=setup.config.fit,
     )
     for after, info in islice(epochs, options.epochs - state.epoch):
-        drawn = {"images": (info.images * 255).round().byte().contiguous(), "latents": info.latents.contiguous()}
-        save_file(drawn, folder / "samples" / f"{info.epoch:03d}.safetensors")
-        share = recognised_share(judge, info.images, [animal_of(prompt) for prompt in info.prompts])
-        row = {"epoch": info.epoch, "reward": info.metrics["reward_mean"], "judge": share, "prompts": info.prompts}
-        with open(folder / OBSERVED, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        save_checkpoint(folder / "checkpoints" / f"epoch-{after.epoch:06d}", after)
-        print(f"{info.epoch} reward {row['reward']:.4g} judge {share:.3f}", flush=True)
+        _record(folder, after, info, judge)
+
+
+def _load(run: Run, folder: Path) -> "Setup":
+    from ddpo_cli.resolving import resolve
+    from ddpo_cli.setup import load
+
+    reward = run.reward if run.reward.startswith("jpeg") else f"rewards:{run.reward}"
+    flags = {"reward": [reward], "learning_rate": run.learning_rate, "seed": run.seed, "device": "cpu"}
+    settings = folder / "settings.toml"
+    settings.write_text('learning_rate_half_life = 1e9\n[fit]\nadvantage_baseline = "epoch"\n', encoding="utf-8")
+    return load(resolve(settings, flags))
+
+
+def _begin(run: Run, folder: Path, setup: "Setup") -> "TrainState":
+    """Go on from the last checkpoint, or make the first one; drop what was seen after it."""
+    from ddpo_core import init, latest_checkpoint, load_checkpoint, save_checkpoint
+
+    saved = latest_checkpoint(folder) or save_checkpoint(
+        folder / "checkpoints" / "epoch-000000", init(setup.policy, setup.optimizer, seed=run.seed)
+    )
+    state = load_checkpoint(saved, setup.policy, setup.optimizer)
+    rows = read_observed(folder)[: state.epoch]
+    (folder / OBSERVED).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "samples").mkdir(exist_ok=True)
+    return state
+
+
+def _record(folder: Path, state: "TrainState", info: "EpochInfo", judge: "Module") -> None:
+    from rewards import animal_of
+    from safetensors.torch import save_file
+
+    from ddpo_core import save_checkpoint
+    from ddpo_core.emoji.judge import recognised_share
+
+    drawn = {"images": (info.images * 255).round().byte().contiguous(), "latents": info.latents.contiguous()}
+    save_file(drawn, folder / "samples" / f"{info.epoch:03d}.safetensors")
+    share = recognised_share(judge, info.images, [animal_of(prompt) for prompt in info.prompts])
+    row = {"epoch": info.epoch, "reward": info.metrics["reward_mean"], "judge": share, "prompts": info.prompts}
+    with open(folder / OBSERVED, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    save_checkpoint(folder / "checkpoints" / f"epoch-{state.epoch:06d}", state)
+    print(f"{info.epoch} reward {row['reward']:.4g} judge {share:.3f}", flush=True)
 
 
 def read_observed(folder: Path) -> list[dict]:

@@ -1,6 +1,6 @@
 """How well the rule of `ddpo_core.assess` finds gamed rewards, on the runs of `runs.py` as `observe.py` saw them.
 
-    python benchmarks/gaming/validate.py runs/gaming
+    python validate.py runs/gaming
 
 Whether a run is gamed is decided by what came of it, not by what was meant: its judge's accuracy (mean of three epochs,
 64 samples each) falls by 10 points or more from its peak. Prints tables for docs/gaming.md, for the runs that

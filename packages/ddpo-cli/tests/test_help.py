@@ -81,6 +81,7 @@ def test_the_defaults_in_the_help_of_train_are_the_ones_that_are_used():
         "lora_alpha": "the rank, a scale of 1",
         "gradient_checkpointing": "no",
         "compile": "no",
+        "watch_text": "no",
     }
 
 
