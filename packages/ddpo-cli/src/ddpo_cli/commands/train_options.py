@@ -161,7 +161,7 @@ OnHack = Annotated[
 ]
 WatchText = Annotated[
     bool | None,
-    _watch(None, "Look for writing in samples of every epoch by OCR (needs ddpo-rewards[ocr]).", "no"),
+    _watch(None, "Look for writing in samples of every epoch by OCR (needs ddpo-rewards\\[ocr]).", "no"),
 ]
 Tracker = Annotated[
     list[TrackerName] | None,
