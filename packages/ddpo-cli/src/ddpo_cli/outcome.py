@@ -8,7 +8,7 @@ from ddpo_cli.config import RunConfig
 from ddpo_cli.errors import say
 from ddpo_cli.evaluating import BEFORE_AFTER
 from ddpo_cli.history import best_epoch
-from ddpo_cli.runs import CHECKPOINTS, SAMPLES, checkpoint_epoch, checkpoints
+from ddpo_cli.runs import SAMPLES, checkpoint_epoch, checkpoint_path, checkpoints
 from ddpo_core import Verdict
 
 
@@ -28,7 +28,7 @@ def tell(run: Path, config: RunConfig, outcome: Outcome) -> None:
     say(f"Mean reward on {config.eval_samples} fixed prompts and seeds: {outcome.change}")
     best = best_epoch(run)
     if best is not None:
-        say(f"Best by what is not optimised: {run / CHECKPOINTS / f'epoch-{best:06d}'}")
+        say(f"Best by what is not optimised: {checkpoint_path(run, best)}")
     say(f"Before and after:    {run / SAMPLES / BEFORE_AFTER}")
     say(f"For diffusers:       {artefact_path(run, config)}")
     say(f"Draw samples:        ddpo sample {_drawable(run, outcome)}")
@@ -40,4 +40,4 @@ def tell(run: Path, config: RunConfig, outcome: Outcome) -> None:
 def _drawable(run: Path, outcome: Outcome) -> Path:
     """Return the run where its last checkpoint is its model, else the checkpoint that is."""
     saved = checkpoints(run)
-    return run if outcome.epoch == checkpoint_epoch(saved[-1]) else run / CHECKPOINTS / f"epoch-{outcome.epoch:06d}"
+    return run if outcome.epoch == checkpoint_epoch(saved[-1]) else checkpoint_path(run, outcome.epoch)

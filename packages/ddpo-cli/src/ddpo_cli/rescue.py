@@ -8,7 +8,7 @@ from pathlib import Path
 from ddpo_cli.errors import CLIError, describe, is_user_error, say
 from ddpo_cli.history import best_epoch
 from ddpo_cli.interrupts import Interrupts
-from ddpo_cli.runs import CHECKPOINTS
+from ddpo_cli.runs import checkpoint_path
 from ddpo_cli.setup import Setup
 from ddpo_core import (
     TrainState,
@@ -46,7 +46,7 @@ def rescuing(run: Path, state: TrainState, interrupts: Interrupts) -> Iterator[R
 def save(run: Path, rescue: Rescue, *, keep_last: int) -> Path:
     """Save the state, unless it is saved already; the `keep_last` newest checkpoints stay, and the best."""
     if rescue.saved is None:
-        rescue.saved = save_checkpoint(run / CHECKPOINTS / f"epoch-{rescue.state.epoch:06d}", rescue.state)
+        rescue.saved = save_checkpoint(checkpoint_path(run, rescue.state.epoch), rescue.state)
     best = best_epoch(run)
     prune_checkpoints(run, keep_last=keep_last, keep=() if best is None else (best,))
     return rescue.saved
@@ -57,7 +57,7 @@ def load_best(run: Path, rescue: Rescue, setup: Setup) -> TrainState:
     best = best_epoch(run)
     if best is None:
         return rescue.state
-    return load_checkpoint(run / CHECKPOINTS / f"epoch-{best:06d}", setup.policy, setup.optimizer)
+    return load_checkpoint(checkpoint_path(run, best), setup.policy, setup.optimizer)
 
 
 def _with_whereabouts(run: Path, rescue: Rescue, error: BaseException) -> BaseException:

@@ -110,6 +110,15 @@ def checkpoint_epoch(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("epoch-"))
 
 
+def checkpoint_path(run: Path, epoch: int) -> Path:
+    """Where the checkpoint after `epoch` epochs lies.
+
+    >>> checkpoint_path(Path("run"), 10).as_posix()
+    'run/checkpoints/epoch-000010'
+    """
+    return run / CHECKPOINTS / f"epoch-{epoch:06d}"
+
+
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Keep a second process from writing to `run` (where the system has `flock`).
