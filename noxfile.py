@@ -8,7 +8,7 @@ import nox
 nox.needs_version = ">=2026.4"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "wheels", "alone", "examples", "tests"]
+nox.options.sessions = ["lint", "types", "wheels", "alone", "tests"]
 
 ROOT = Path(__file__).parent
 PACKAGES = ["ddpo-core", "ddpo-rewards", "ddpo-cli"]
@@ -40,10 +40,7 @@ def types(session: nox.Session) -> None:
 @nox.parametrize("package", PACKAGES)
 def alone(session: nox.Session, package: str) -> None:
     """Test one package with nothing installed but what it declares."""
-    needed = PACKAGES if package == "ddpo-cli" else [package]
-    _install(session, *_package_test_tools(package), *_editable(*needed))
-    session.chdir(f"packages/{package}")
-    session.run("pytest", *PARALLEL, env=_quiet())
+    _test_package(session, package)
 
 
 @nox.session
@@ -62,25 +59,36 @@ def wheels(session: nox.Session) -> None:
 
 
 @nox.session
-def examples(session: nox.Session) -> None:
-    """Run every example as its reader would."""
-    _install(session, *TEST_TOOLS, *_editable(*PACKAGES))
-    session.run("pytest", "tests/test_examples.py", env=_quiet())
-
-
-@nox.session
 def tests(session: nox.Session) -> None:
-    """Test everything at once: all three packages, what crosses them, and the README."""
+    """Test what crosses the packages: the embedded model, the examples, the README, the design page."""
     _install(session, *TEST_TOOLS, *_editable(*PACKAGES))
-    session.run("pytest", *PARALLEL, *session.posargs, env=_quiet())
+    session.run("pytest", *PARALLEL, *(session.posargs or ["tests"]), env=_quiet())
+
+
+@nox.session(default=False, python=["3.12", "3.13"])
+@nox.parametrize("package", PACKAGES)
+def python(session: nox.Session, package: str) -> None:
+    """Test one package on a newer Python, which has to be on the PATH."""
+    _test_package(session, package)
 
 
 @nox.session(default=False)
-def lowest(session: nox.Session) -> None:
-    """Test the core against the oldest releases that its ranges admit."""
-    session.install("--resolution", "lowest-direct", *TEST_TOOLS, *_editable("ddpo-core"))
-    session.chdir("packages/ddpo-core")
-    session.run("pytest", env=_quiet())
+@nox.parametrize("package", PACKAGES)
+def lowest(session: nox.Session, package: str) -> None:
+    """Test one package against the oldest releases that its ranges admit."""
+    session.install("--resolution", "lowest-direct", *_package_test_tools(package), *_editable(*_needed(package)))
+    session.chdir(f"packages/{package}")
+    session.run("pytest", *PARALLEL, env=_quiet())
+
+
+def _test_package(session: nox.Session, package: str) -> None:
+    _install(session, *_package_test_tools(package), *_editable(*_needed(package)))
+    session.chdir(f"packages/{package}")
+    session.run("pytest", *PARALLEL, env=_quiet())
+
+
+def _needed(package: str) -> list[str]:
+    return PACKAGES if package == "ddpo-cli" else [package]
 
 
 def _install(session: nox.Session, *what: str) -> None:
