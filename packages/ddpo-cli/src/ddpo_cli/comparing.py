@@ -11,13 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ddpo_cli.bootstrap import CONFIDENCE
 from ddpo_cli.comparison_report import Pair, comparison_rows, print_rows, save_comparison
 from ddpo_cli.config import RunConfig
-from ddpo_cli.console import Format, messages
-from ddpo_cli.errors import CLIError, say
+from ddpo_cli.errors import CLIError
 from ddpo_cli.evaluating import fixed_prompts
 from ddpo_cli.resolving import nest, read_run_config, validate
 from ddpo_cli.rewarding import build_reward, label
 from ddpo_cli.runs import find_checkpoint
 from ddpo_cli.setup import load_model
+from ddpo_cli.ui.console import Format, messages, say
 from ddpo_core import Evaluation, Params, Policy, PromptSet, adamw, evaluate, load_checkpoint, prompt_set
 from ddpo_rewards import Reward
 

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from ddpo_cli.bootstrap import CONFIDENCE, RESAMPLES, Interval, compare
 from ddpo_cli.config import RunConfig
-from ddpo_cli.console import Format, emit
-from ddpo_cli.display import percent
 from ddpo_cli.evaluating import SHOWN_PAIRS, captions, mean
 from ddpo_cli.files import write_text
 from ddpo_cli.grids import before_after, save_png, to_pil
+from ddpo_cli.ui.console import Format, emit
+from ddpo_cli.ui.live import percent
 from ddpo_core import Evaluation
 
 COLUMNS = (

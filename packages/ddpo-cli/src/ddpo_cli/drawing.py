@@ -12,8 +12,7 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ddpo_cli.config import RunConfig
-from ddpo_cli.console import messages
-from ddpo_cli.errors import CLIError, say
+from ddpo_cli.errors import CLIError
 from ddpo_cli.evaluating import fixed_prompts
 from ddpo_cli.files import write_text
 from ddpo_cli.grids import grid, save_png, to_pil
@@ -21,6 +20,7 @@ from ddpo_cli.inputs import METADATA_FILES
 from ddpo_cli.resolving import nest, read_run_config, resolve, validate
 from ddpo_cli.runs import CHECKPOINTS, find_checkpoint, is_run
 from ddpo_cli.setup import load_model
+from ddpo_cli.ui.console import messages, say
 from ddpo_core import Params, Policy, adamw, load_checkpoint, prompt_set, sample_trajectories
 
 

@@ -14,6 +14,8 @@ from difflib import get_close_matches
 
 import typer
 
+from ddpo_cli.ui.console import say
+
 BAD_INPUT = 2
 DEFECT = 1
 INTERRUPTED = 130
@@ -121,11 +123,6 @@ def did_you_mean(name: str, choices: list[str]) -> str:
     """
     close = get_close_matches(name, choices, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def say(text: str) -> None:
-    """Write one line to stderr."""
-    typer.echo(text, err=True)
 
 
 def _is_compiler_error(error: BaseException) -> bool:

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from statistics import fmean
 
-from ddpo_cli.display import View, percent
 from ddpo_cli.files import write_text
 from ddpo_cli.grids import before_after, grid, save_png, to_pil
 from ddpo_cli.runs import SAMPLES, sample_path
 from ddpo_cli.setup import Setup
+from ddpo_cli.ui.live import View, percent
 from ddpo_core import Evaluation, Params, PromptSet, evaluate
 
 EVALUATION = "evaluation.json"

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from ddpo_cli.console import exact, table
 from ddpo_cli.errors import CLIError
+from ddpo_cli.ui.console import exact, table
 
 FORMATS = ("table", "csv", "json", "parquet")
 Row = Mapping[str, Any]

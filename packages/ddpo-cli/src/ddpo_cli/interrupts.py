@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from ddpo_cli.errors import INTERRUPTED, say
+from ddpo_cli.errors import INTERRUPTED
+from ddpo_cli.ui.console import say
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

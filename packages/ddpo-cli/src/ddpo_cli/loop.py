@@ -6,7 +6,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpo_cli.display import View, stopwatch
 from ddpo_cli.evaluating import evaluate_fixed, held_out_means, mean, write_grid
 from ddpo_cli.history import append_metrics, is_improving
 from ddpo_cli.interrupts import Interrupts
@@ -14,6 +13,7 @@ from ddpo_cli.rescue import Rescue, save
 from ddpo_cli.sample_log import append_samples, gather_rows, sample_rows
 from ddpo_cli.setup import Setup
 from ddpo_cli.trackers import Log, Record, scalars
+from ddpo_cli.ui.live import View, stopwatch
 from ddpo_cli.watching import Observer, as_row, is_halting, read_history, shared
 from ddpo_core import (
     EpochInfo,

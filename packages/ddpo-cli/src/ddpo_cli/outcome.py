@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from ddpo_cli.artefacts import artefact_path
 from ddpo_cli.config import RunConfig
-from ddpo_cli.errors import say
 from ddpo_cli.evaluating import BEFORE_AFTER
 from ddpo_cli.history import best_epoch
 from ddpo_cli.runs import SAMPLES, checkpoint_epoch, checkpoint_path, checkpoints
+from ddpo_cli.ui.console import say
 from ddpo_core import Verdict
 
 

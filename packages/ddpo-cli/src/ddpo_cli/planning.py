@@ -5,11 +5,10 @@ import typer
 from ddpo_cli import setup as setups
 from ddpo_cli.config import RunConfig
 from ddpo_cli.config_file import to_toml
-from ddpo_cli.console import messages
-from ddpo_cli.display import duration
-from ddpo_cli.errors import say
 from ddpo_cli.estimating import Costs, Estimate, estimate, measure, trained_steps
 from ddpo_cli.setup import Setup
+from ddpo_cli.ui.console import messages, say
+from ddpo_cli.ui.live import duration
 
 BYTES_PER_PARAMETER = 32
 """Eight float32 numbers: the weight before training, now and after the update, its gradient, and both moments of Adam

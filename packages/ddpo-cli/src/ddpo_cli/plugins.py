@@ -5,8 +5,8 @@ from typing import Any
 
 import typer
 
-from ddpo_cli.console import Format, emit
-from ddpo_cli.errors import BAD_INPUT, say
+from ddpo_cli.errors import BAD_INPUT
+from ddpo_cli.ui.console import Format, emit, say
 from ddpo_rewards import RewardSpec, load_registry, parse_reference
 from ddpo_rewards.weights import describe_pin
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import typer
 
-from ddpo_cli.console import Format, emit, messages
-from ddpo_cli.errors import INCONCLUSIVE, SUSCEPTIBLE, CLIError, say
+from ddpo_cli.errors import INCONCLUSIVE, SUSCEPTIBLE, CLIError
 from ddpo_cli.inputs import Columns, describe_images, find_images
 from ddpo_cli.rewarding import build_reward
+from ddpo_cli.ui.console import Format, emit, messages, say
 from ddpo_rewards.probes import (
     CELL_COLUMNS,
     MEANING,

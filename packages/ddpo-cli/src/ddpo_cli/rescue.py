@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddpo_cli.errors import CLIError, describe, is_user_error, say
+from ddpo_cli.errors import CLIError, describe, is_user_error
 from ddpo_cli.history import best_epoch
 from ddpo_cli.interrupts import Interrupts
 from ddpo_cli.runs import checkpoint_path
 from ddpo_cli.setup import Setup
+from ddpo_cli.ui.console import say
 from ddpo_core import (
     TrainState,
     latest_checkpoint,

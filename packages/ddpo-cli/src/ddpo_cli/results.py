@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-from ddpo_cli.console import table
-from ddpo_cli.errors import CLIError, say
+from ddpo_cli.errors import CLIError
 from ddpo_cli.files import write_aside
 from ddpo_cli.formats import Row, exact_row, read_rows, to_json, used_columns, write_rows
+from ddpo_cli.ui.console import say, table
 
 Write = Callable[[Row], None]
 

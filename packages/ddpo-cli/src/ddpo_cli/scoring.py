@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddpo_cli.console import messages
-from ddpo_cli.errors import CLIError, say
+from ddpo_cli.errors import CLIError
 from ddpo_cli.formats import choose_format
 from ddpo_cli.inputs import Columns, Item, describe_images, find_images
 from ddpo_cli.results import Write, journal_path, journalled, printed, read_kept
 from ddpo_cli.scorer import Scorer, build_scorer, score_items
+from ddpo_cli.ui.console import messages, say
 from ddpo_rewards import load_image
 
 NAMED_FAILURES = 10

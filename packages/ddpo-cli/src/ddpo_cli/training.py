@@ -10,9 +10,7 @@ from ddpo_cli import setup as setups
 from ddpo_cli.artefacts import write_artefact
 from ddpo_cli.config import RunConfig
 from ddpo_cli.config_file import changed_versions, to_toml
-from ddpo_cli.console import messages
-from ddpo_cli.display import View, duration, shown, stopwatch
-from ddpo_cli.errors import CLIError, process_rank, say
+from ddpo_cli.errors import CLIError, process_rank
 from ddpo_cli.evaluating import (
     evaluate_fixed,
     is_evaluated,
@@ -34,6 +32,8 @@ from ddpo_cli.rewarding import label
 from ddpo_cli.runs import CONFIG, SAMPLES, create_run, find_checkpoint, locked, refuse_used
 from ddpo_cli.setup import Setup
 from ddpo_cli.trackers import Record, tracking
+from ddpo_cli.ui.console import messages, say
+from ddpo_cli.ui.live import View, duration, shown, stopwatch
 from ddpo_cli.watching import observer
 from ddpo_core import Processes, TrainState, init, load_checkpoint, processes_from_environment, rewind_checkpoints
 

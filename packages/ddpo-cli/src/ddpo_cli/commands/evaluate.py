@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ddpo_cli.console import Format
 from ddpo_cli.errors import readable_errors
+from ddpo_cli.ui.console import Format
 
 EPILOG = """
 [bold]Examples[/bold]

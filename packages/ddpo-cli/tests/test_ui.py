@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ddpo_cli.display import View, epoch_line, panel, shown, sparkline
+from ddpo_cli.ui.live import View, epoch_line, panel, shown, sparkline
 
 METRICS = {"reward_mean": -1.5, "reward_std": 0.25, "loss": 0.5, "approx_kl": 1e-6, "clip_fraction": 0.1}
 

@@ -1,4 +1,4 @@
-"""Where text goes: data to stdout, everything else to stderr."""
+"""Where text goes: data to stdout, everything else to stderr; and what of it a terminal may not see."""
 
 import csv
 import json
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
+import typer
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
@@ -22,10 +23,30 @@ class Format(StrEnum):
 
 Row = Mapping[str, Any]
 
+# C0, DEL and C1 but tab and newline; and what reorders a line, so that it reads otherwise than it is.
+_CONTROL_CODES = (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_SPELT_OUT = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROL_CODES}
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with every control code but tab and newline spelt out, so that a terminal only shows it.
+
+    What others wrote (a prompt, a file name, a plugin's error) may hold sequences that colour, move or retitle.
+
+    >>> printable("a \x1b[31mred\x1b[0m fox")
+    'a \\x1b[31mred\\x1b[0m fox'
+    """
+    return text.translate(_SPELT_OUT)
+
+
+def say(text: str) -> None:
+    """Write one line to stderr."""
+    typer.echo(printable(text), err=True)
+
 
 def messages() -> Console:
     """Return the console for progress and messages."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def emit(rows: Sequence[Row], format: Format, *, columns: Sequence[str], title: str | None = None) -> None:
