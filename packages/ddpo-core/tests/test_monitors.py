@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from ddpo_core import DDPOError, FitConfig, adamw, ddpo_is_loss, fit, init, load_checkpoint, save_checkpoint, toy
-from ddpo_core.assessing import Observation, Verdict, assess
-from ddpo_core.monitors import diversity_monitor, every, held_out_monitor, image_monitor, kl_monitor
-from ddpo_core.signals import image_statistics
-from ddpo_core.thresholds import Thresholds
-from ddpo_core.watching import watch
+from ddpo_core.gaming.measures import image_statistics
+from ddpo_core.gaming.monitors import diversity_monitor, every, held_out_monitor, image_monitor, kl_monitor, watch
+from ddpo_core.gaming.rule import Observation, Thresholds, Verdict, assess
 
 POLICY, OPTIMIZER = toy.policy(), adamw(3e-2)
 CONFIG = FitConfig(num_steps=4, samples_per_epoch=16, samples_per_prompt=2, sample_batch_size=16, updates_per_epoch=1)

@@ -9,8 +9,8 @@ from typing import Any
 from ddpo_cli.files import write_text
 from ddpo_cli.runs import METRICS, SAMPLE_LOG, checkpoint_epoch, checkpoints
 from ddpo_core import rewind_checkpoints
-from ddpo_core.changes import noise
-from ddpo_core.monitors import EVIDENCE, FAMILIARITY
+from ddpo_core.gaming.monitors import EVIDENCE, FAMILIARITY
+from ddpo_core.gaming.rule import noise
 
 
 def append_metrics(run: Path, row: Mapping[str, Any]) -> None:

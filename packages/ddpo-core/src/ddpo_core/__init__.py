@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ddpo_core.advantages import compute_advantages, scale_by_run, update_prompt_stats, within_prompts
-    from ddpo_core.assessing import Observation, Verdict, assess, drift
     from ddpo_core.checkpoint import (
         latest_checkpoint,
         load_checkpoint,
@@ -24,34 +23,35 @@ if TYPE_CHECKING:
     from ddpo_core.epoch import train_epoch
     from ddpo_core.errors import CheckpointError, DDPOError, NonFiniteError, ProcessError, ScoreError
     from ddpo_core.evaluation import Evaluation, evaluate, image_grid
-    from ddpo_core.initial import InitialView, initial_kl, initial_view
-    from ddpo_core.losses import ddpo_is_loss, ddpo_sf_loss, kl_penalty, rwr_loss
-    from ddpo_core.monitors import (
+    from ddpo_core.gaming.measures import InitialView, image_statistics, initial_kl, initial_view, prompt_diversity
+    from ddpo_core.gaming.monitors import (
         Mean,
         Monitor,
+        Watched,
         diversity_monitor,
         every,
         held_out_monitor,
         image_monitor,
         initial_view_monitor,
         kl_monitor,
+        observe,
+        remember,
+        watch,
     )
+    from ddpo_core.gaming.rule import Observation, Thresholds, Verdict, assess, drift
+    from ddpo_core.losses import ddpo_is_loss, ddpo_sf_loss, kl_penalty, rwr_loss
     from ddpo_core.objectives import Objective, policy_gradient
     from ddpo_core.optim import adamw
     from ddpo_core.prompts import PromptSet, list_prompt_sets, prompt_set
     from ddpo_core.regression import rwr, rwr_per_prompt
     from ddpo_core.sampling import replay_log_probs, sample_trajectories
-    from ddpo_core.signals import image_statistics, prompt_diversity
-    from ddpo_core.thresholds import Thresholds
     from ddpo_core.training import fit, init
     from ddpo_core.types import EpochInfo, Optimizer, Params, Policy, Timesteps, TrainState, Trajectories, Transition
     from ddpo_core.updates import train_step
-    from ddpo_core.watching import Watched, observe, remember, watch
     from ddpo_core.weights import rwr_weights, sparse_rwr_weights
 
 _MODULES = {
     "advantages": ("compute_advantages", "scale_by_run", "update_prompt_stats", "within_prompts"),
-    "assessing": ("Observation", "Verdict", "assess", "drift"),
     "checkpoint": (
         "latest_checkpoint",
         "load_checkpoint",
@@ -67,29 +67,31 @@ _MODULES = {
     "epoch": ("train_epoch",),
     "errors": ("CheckpointError", "DDPOError", "NonFiniteError", "ProcessError", "ScoreError"),
     "evaluation": ("Evaluation", "evaluate", "image_grid"),
-    "initial": ("InitialView", "initial_kl", "initial_view"),
-    "losses": ("ddpo_is_loss", "ddpo_sf_loss", "kl_penalty", "rwr_loss"),
-    "monitors": (
+    "gaming.measures": ("InitialView", "image_statistics", "initial_kl", "initial_view", "prompt_diversity"),
+    "gaming.monitors": (
         "Mean",
         "Monitor",
+        "Watched",
         "diversity_monitor",
         "every",
         "held_out_monitor",
         "image_monitor",
         "initial_view_monitor",
         "kl_monitor",
+        "observe",
+        "remember",
+        "watch",
     ),
+    "gaming.rule": ("Observation", "Thresholds", "Verdict", "assess", "drift"),
+    "losses": ("ddpo_is_loss", "ddpo_sf_loss", "kl_penalty", "rwr_loss"),
     "objectives": ("Objective", "policy_gradient"),
     "optim": ("adamw",),
     "prompts": ("PromptSet", "list_prompt_sets", "prompt_set"),
     "regression": ("rwr", "rwr_per_prompt"),
     "sampling": ("replay_log_probs", "sample_trajectories"),
-    "signals": ("image_statistics", "prompt_diversity"),
-    "thresholds": ("Thresholds",),
     "training": ("fit", "init"),
     "types": ("EpochInfo", "Optimizer", "Params", "Policy", "Timesteps", "TrainState", "Trajectories", "Transition"),
     "updates": ("train_step",),
-    "watching": ("Watched", "observe", "remember", "watch"),
     "weights": ("rwr_weights", "sparse_rwr_weights"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

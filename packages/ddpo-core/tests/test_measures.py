@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddpo_core import DDPOError, sample_trajectories, toy
-from ddpo_core.initial import initial_kl
-from ddpo_core.signals import image_statistics, prompt_diversity
+from ddpo_core.gaming.measures import image_statistics, initial_kl, prompt_diversity
 
 BLACK, WHITE, RED = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (1.0, 0.0, 0.0)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ddpo_core import DDPOError, FitConfig, adamw, ddpo_is_loss, fit, init, observe, sample_trajectories, toy
-from ddpo_core.initial import initial_kl, initial_view
-from ddpo_core.monitors import initial_view_monitor
+from ddpo_core.gaming.measures import initial_kl, initial_view
+from ddpo_core.gaming.monitors import initial_view_monitor
 from ddpo_core.randomness import gaussian_noise
 
 POLICY = toy.policy()

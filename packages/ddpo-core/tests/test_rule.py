@@ -9,9 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddpo_core import DDPOError
-from ddpo_core.assessing import Observation, assess, drift
-from ddpo_core.changes import accumulated, deviations, falls, noise
-from ddpo_core.thresholds import Thresholds
+from ddpo_core.gaming.rule import Observation, Thresholds, accumulated, assess, deviations, drift, falls, noise
 
 TINY = [0.01 * (-1) ** epoch for epoch in range(60)]  # noise of 0.01 * sqrt(2), small beside the changes below
 

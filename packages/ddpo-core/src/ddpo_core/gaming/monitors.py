@@ -1,0 +1,223 @@
+"""Monitors watch a run for its reward being gamed: they go around `fit`, see every epoch, and change nothing.
+
+    for state, info, history, verdict in watch(fit(...), monitors=[image_monitor], held_out=judge):
+        if verdict.status == "hacked":
+            break
+
+`history` is plain data. Saved beside a checkpoint and handed in again with the state, a resumed run is judged as if it
+had never stopped.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ddpo_core.errors import DDPOError
+from ddpo_core.evaluation import evaluate
+from ddpo_core.gaming.measures import image_statistics, initial_kl, initial_view, prompt_diversity
+from ddpo_core.gaming.rule import Observation, Rule, Verdict, assess
+from ddpo_core.prompts import PromptSet
+from ddpo_core.rollout import encode_once
+from ddpo_core.sampling import sample_trajectories
+from ddpo_core.scoring import score_images
+from ddpo_core.types import EpochInfo, Policy, RewardFunction, TrainState
+
+EVIDENCE, FAMILIARITY = "prompt_evidence", "familiarity"
+
+
+class Mean(NamedTuple):
+    """A mean over samples, with its standard error."""
+
+    value: float
+    error: float
+
+
+Monitor: TypeAlias = Callable[[TrainState, EpochInfo], Mapping[str, float | Mean | None]]
+"""`(state after the epoch, what happened in it) -> signals by name`; None where there was nothing to measure."""
+
+
+class Watched(NamedTuple):
+    """One epoch of a watched run; the first two are what `fit` gave."""
+
+    state: TrainState
+    info: EpochInfo
+    history: tuple[Observation, ...]
+    verdict: Verdict
+
+
+def watch(
+    epochs: Iterable[tuple[TrainState, EpochInfo]],
+    *,
+    monitors: Sequence[Monitor],
+    held_out: Monitor | None = None,
+    rule: Rule = assess,
+    history: Sequence[Observation] = (),
+) -> Iterator[Watched]:
+    """Watch the epochs of a run as they come.
+
+    Args:
+        epochs: What `fit` gives.
+        monitors: What is measured of every epoch.
+        held_out: Rewards that are not optimised, for instance from `held_out_monitor`.
+        rule: The judge: `assess`, or `functools.partial(assess, thresholds=...)`.
+        history: What was seen in earlier epochs of the run. Observations of epochs that come again are dropped, so
+            the history of a run that is rolled back may be longer than its state.
+
+    Raises:
+        DDPOError: If a signal is not finite, or two monitors have one name for theirs.
+
+    Example:
+        >>> from itertools import islice
+        >>> from ddpo_core import FitConfig, adamw, ddpo_is_loss, diversity_monitor, every, fit, held_out_monitor
+        >>> from ddpo_core import init, toy
+        >>> policy, optimizer = toy.policy(), adamw(1e-3)
+        >>> epochs = fit(init(policy, optimizer, seed=0), policy=policy, optimizer=optimizer, reward_fn=toy.reward,
+        ...              prompts=["right"], loss_fn=ddpo_is_loss, config=FitConfig(num_steps=4))
+        >>> judge = held_out_monitor(policy, {"judge": toy.reward}, ["left"], num_steps=4, seeds=[0])
+        >>> watched = watch(epochs, monitors=[diversity_monitor], held_out=every(2, judge))
+        >>> for state, info, history, verdict in islice(watched, 2):
+        ...     print(info.epoch, verdict.status, list(history[-1].signals), list(history[-1].held_out))
+        1 ok ['diversity'] []
+        2 ok ['diversity'] ['judge']
+    """
+    seen = tuple(history)
+    for state, info in epochs:
+        seen = remember(seen, observe(state, info, monitors=monitors, held_out=held_out))
+        yield Watched(state, info, seen, rule(seen))
+
+
+def observe(
+    state: TrainState, info: EpochInfo, *, monitors: Sequence[Monitor], held_out: Monitor | None = None
+) -> Observation:
+    """Measure one epoch: what `watch` does after each, for loops that need it at a moment of their own.
+
+    Raises:
+        DDPOError: If a signal is not finite, or two monitors have one name for theirs.
+    """
+    judged = _measure([] if held_out is None else [held_out], state, info)
+    signals = _measure(monitors, state, info)
+    return Observation(
+        info.epoch,
+        info.metrics["reward_mean"],
+        {name: number for name, value in judged.items() if (number := _number(value)) is not None},
+        {name: _number(value) for name, value in signals.items()},
+        {name: value.error for name, value in {**signals, **judged}.items() if isinstance(value, Mean)},
+    )
+
+
+def remember(history: Sequence[Observation], observation: Observation) -> tuple[Observation, ...]:
+    """Add an observation to those of earlier epochs; what was seen of its own epoch or later ones is dropped.
+
+    Example:
+        >>> seen = [Observation(epoch, 0.0, {}, {}) for epoch in (1, 2, 3)]
+        >>> [observation.epoch for observation in remember(seen, Observation(2, 1.0, {}, {}))]
+        [1, 2]
+    """
+    return (*(earlier for earlier in history if earlier.epoch < observation.epoch), observation)
+
+
+def image_monitor(state: TrainState, info: EpochInfo) -> dict[str, float | Mean | None]:
+    """Mean of each of `image_statistics` over the epoch's samples of this process."""
+    return {name: values.double().mean().item() for name, values in image_statistics(info.images).items()}
+
+
+def diversity_monitor(state: TrainState, info: EpochInfo) -> dict[str, float | Mean | None]:
+    """`prompt_diversity` of the epoch's samples of this process; None where no prompt has two."""
+    return {"diversity": prompt_diversity(info.images, info.prompts)}
+
+
+def kl_monitor(policy: Policy, prompts: Sequence[str], *, num_steps: int, seeds: Sequence[int]) -> Monitor:
+    """Measure `initial_kl` on trajectories of these prompts and seeds, sampled at once after every epoch: give few."""
+
+    def measure(state: TrainState, info: EpochInfo) -> dict[str, float | Mean | None]:
+        sampled = sample_trajectories(policy, state.params, prompts, num_steps=num_steps, seeds=seeds)
+        return {"kl": initial_kl(policy, state.params, sampled)}
+
+    return measure
+
+
+def initial_view_monitor(policy: Policy, *, num_samples: int = 32, batch_size: int = 8) -> Monitor:
+    """Measure the `initial_view` of the first samples of every epoch: held-out judges that every policy brings.
+
+    Each sample is compared with the next other prompt of the epoch; nothing is measured where all have one prompt.
+    """
+    remembering = policy._replace(encode=encode_once(policy.encode))
+
+    def measure(state: TrainState, info: EpochInfo) -> dict[str, float | Mean | None]:
+        unique = list(dict.fromkeys(info.prompts))
+        if len(unique) == 1:
+            return {EVIDENCE: None, FAMILIARITY: None}
+        following = dict(zip(unique, (*unique[1:], unique[0]), strict=True))
+        parts = []
+        for place in range(0, min(num_samples, len(info.prompts)), batch_size):
+            part = slice(place, min(place + batch_size, num_samples))
+            prompts = info.prompts[part]
+            others = [following[prompt] for prompt in prompts]
+            parts.append(initial_view(remembering, info.latents[part], prompts, others, seeds=info.indices[part]))
+        evidence, familiarity = (torch.cat(column) for column in zip(*parts, strict=True))
+        return {EVIDENCE: _mean(evidence), FAMILIARITY: _mean(familiarity)}
+
+    return measure
+
+
+def held_out_monitor(
+    policy: Policy,
+    rewards: Mapping[str, RewardFunction],
+    prompts: PromptSet | Sequence[str],
+    *,
+    num_steps: int,
+    seeds: Sequence[int],
+    batch_size: int = 8,
+) -> Monitor:
+    """Measure the mean of rewards that are not optimised, on the same prompts and seeds after every epoch."""
+
+    def score_all(
+        images: Tensor, texts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> tuple[Tensor, dict[str, list[float]]]:
+        scored = {name: score_images(reward, images, texts, metadata)[0] for name, reward in rewards.items()}
+        return torch.zeros(len(texts)), {name: scores.tolist() for name, scores in scored.items()}
+
+    def measure(state: TrainState, info: EpochInfo) -> dict[str, float | Mean | None]:
+        drawn = evaluate(
+            policy, state.params, score_all, prompts, num_steps=num_steps, seeds=seeds, batch_size=batch_size
+        )
+        return {name: fmean(drawn.info[name]) for name in rewards}
+
+    return measure
+
+
+def every(epochs: int, monitor: Monitor) -> Monitor:
+    """Ask a costly monitor in every so many epochs only; it measures nothing in the others."""
+
+    def measure(state: TrainState, info: EpochInfo) -> Mapping[str, float | Mean | None]:
+        return monitor(state, info) if info.epoch % epochs == 0 else {}
+
+    return measure
+
+
+def _measure(monitors: Sequence[Monitor], state: TrainState, info: EpochInfo) -> dict[str, float | Mean | None]:
+    measured: dict[str, float | Mean | None] = {}
+    for monitor in monitors:
+        for name, value in monitor(state, info).items():
+            if name in measured:
+                raise DDPOError(f"two monitors measure {name!r}: give one of them another name for it")
+            number = _number(value)
+            if number is not None and not math.isfinite(number):
+                raise DDPOError(
+                    f"a monitor measured {name}={number} in epoch {info.epoch}; want a finite number or None"
+                )
+            measured[name] = value
+    return measured
+
+
+def _number(value: float | Mean | None) -> float | None:
+    return value.value if isinstance(value, Mean) else value
+
+
+def _mean(values: Tensor) -> Mean:
+    exact = values.double()
+    return Mean(exact.mean().item(), (exact.std() / len(exact) ** 0.5).item() if len(exact) > 1 else 0.0)
