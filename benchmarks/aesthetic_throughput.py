@@ -17,11 +17,10 @@ import open_clip
 import torch
 
 from ddpo_rewards import Reward, RewardSpec
-from ddpo_rewards.adapting import adapt
-from ddpo_rewards.aesthetic import AestheticScore, AffineHead
-from ddpo_rewards.clip import VIT_L_14, Tower
-from ddpo_rewards.devices import choose_device, choose_dtype
-from ddpo_rewards.threads import usable_cores
+from ddpo_rewards.builtin.aesthetic import AestheticScore, AffineHead
+from ddpo_rewards.compute import choose_device, choose_dtype, usable_cores
+from ddpo_rewards.models.clip import VIT_L_14, Tower
+from ddpo_rewards.reward import adapt
 
 
 def main() -> None:

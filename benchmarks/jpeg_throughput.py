@@ -20,8 +20,8 @@ import PIL
 from PIL import Image, features
 
 from ddpo_rewards import get_reward
-from ddpo_rewards.jpeg import jpeg_sizes
-from ddpo_rewards.threads import usable_cores
+from ddpo_rewards.builtin.jpeg import jpeg_sizes
+from ddpo_rewards.compute import usable_cores
 
 _KEPT: list[np.ndarray] = []
 

@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ddpo_core import evaluate, load_policy, prompt_set
-from ddpo_rewards.inputs import as_arrays
-from ddpo_rewards.ocr import TextReader, load_reader, read_text, text_area
+from ddpo_rewards.images import as_arrays
+from ddpo_rewards.models.ocr import TextReader, load_reader, read_text, text_area
 from ddpo_rewards.text_guard import prompt_overlap
 
 WORDS = ("fox", "dog", "lion", "horse", "tiger", "spider", "rabbit", "penguin", "six", "twelve", "chess", "dishes")

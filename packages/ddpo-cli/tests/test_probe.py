@@ -108,7 +108,9 @@ def test_the_same_command_prints_the_same_bytes(ddpo, folder):
     ],
 )
 def test_a_mistake_is_one_line(ddpo, folder, arguments, message, monkeypatch):
-    monkeypatch.setattr("ddpo_rewards.aesthetic.clip_score", lambda: lambda images, prompts: [0.0] * len(images))
+    monkeypatch.setattr(
+        "ddpo_rewards.builtin.clip_score.clip_score", lambda: lambda images, prompts: [0.0] * len(images)
+    )
     Path("short.txt").write_text("one\n")
     Path("short.csv").write_text("file_name,prompt\n3.png,a bar\n")
     result = ddpo("probe", *arguments)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ddpo_rewards import Reward, RewardError, RewardSpec, get_reward, load_registry
-from ddpo_rewards.calling import check_companions
+from ddpo_rewards.reward import check_companions
 from ddpo_rewards.testing import check_reward
 
 REGISTRY = load_registry(disabled=["*"])

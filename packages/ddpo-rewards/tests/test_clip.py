@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ddpo_rewards import Reward, RewardError, RewardSpec, clip, combine, get_reward, published
-from ddpo_rewards.adapting import adapt
-from ddpo_rewards.aesthetic import AestheticScore, AffineHead, ClipScore, apply_head, load_head
+from ddpo_rewards import Reward, RewardError, RewardSpec, combine, get_reward
+from ddpo_rewards.builtin.aesthetic import HEAD, AestheticScore, AffineHead, apply_head, load_head
+from ddpo_rewards.builtin.clip_score import ClipScore
+from ddpo_rewards.models import CLIP_TOWER, clip
+from ddpo_rewards.reward import adapt
 from ddpo_rewards.testing import assert_conforms
 
 open_clip = pytest.importorskip("open_clip")
@@ -97,7 +99,7 @@ def test_open_clips_name_of_the_real_tower_has_quick_gelu():
     assert open_clip.get_model_config(clip.VIT_L_14)["quick_gelu"] is True
     assert not open_clip.get_model_config("ViT-L-14").get("quick_gelu", False)
     repository = open_clip.get_pretrained_cfg(clip.VIT_L_14, "openai")["hf_hub"].rstrip("/")
-    assert published.CLIP_TOWER.source == f"hf://{repository}"
+    assert CLIP_TOWER.source == f"hf://{repository}"
 
 
 def test_one_tower_serves_both_rewards_and_goes_with_the_last(tiny, head):
@@ -172,9 +174,9 @@ def layered(state, embeddings):
 
 
 def test_the_published_head_equals_its_layers_in_float64(test_data):
-    path = test_data / published.AESTHETIC_HEAD.filename
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == published.AESTHETIC_HEAD.sha256
-    assert path.stat().st_size == published.AESTHETIC_HEAD.size
+    path = test_data / HEAD.filename
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == HEAD.sha256
+    assert path.stat().st_size == HEAD.size
     state = torch.load(path, map_location="cpu", weights_only=True)
     directions = torch.randn(2000, 768, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     unit = directions / directions.norm(dim=-1, keepdim=True)
@@ -194,7 +196,7 @@ def get_spec(name):
 
 
 def test_a_safetensors_copy_of_the_head_is_the_same_head(test_data, tmp_path):
-    path = test_data / published.AESTHETIC_HEAD.filename
+    path = test_data / HEAD.filename
     save_file(torch.load(path, map_location="cpu", weights_only=True), tmp_path / "head.safetensors")
     assert torch.equal(load_head(tmp_path / "head.safetensors").weight, load_head(path).weight)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddpo_rewards import Reward, RewardError, RewardResult, RewardSpec, combine, combine_standardised, get_reward
-from ddpo_rewards.running import RunningStatistics, update_statistics
+from ddpo_rewards.combining import RunningStatistics, update_statistics
 
 
 def brightness_reward(name="brightness", scale=1.0, offset=0.0):

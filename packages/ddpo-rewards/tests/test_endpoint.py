@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ddpo_rewards import RewardError, get_reward
-from ddpo_rewards.endpoint import endpoint_captioner
+from ddpo_rewards.models.endpoint import endpoint_captioner
 
 
 def completion(text):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ddpo_rewards import RewardError, get_reward
-from ddpo_rewards.jpeg import _scratch_file, jpeg_sizes
+from ddpo_rewards.builtin.jpeg import _scratch_file, jpeg_sizes
 
 
 def saved(picture, quality=95):

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from ddpo_rewards import RewardError, get_reward
-from ddpo_rewards.bertscore import find_model, load_bert_scorer, recall_baseline
-from ddpo_rewards.captioners import transformers_captioner
+from ddpo_rewards.models.bertscore import load_bert_scorer, recall_baseline
+from ddpo_rewards.models.captioner import transformers_captioner
 from ddpo_rewards.testing import assert_conforms, example_images
+from ddpo_rewards.weights import find_model
 
 LAYER = 6
 CANDIDATES = ["a fox riding a bike", "two dogs play chess in the park", "nothing at all to see here"]
@@ -125,8 +126,8 @@ def test_the_reward_is_recall_with_everything_beside_it(encoder, scorer):
 
 
 def test_recall_is_rescaled_by_the_floor_of_the_encoder():
-    from ddpo_rewards.bertscore import BertScores
-    from ddpo_rewards.llava import BertScoreOfCaption
+    from ddpo_rewards.builtin.llava_bertscore import BertScoreOfCaption
+    from ddpo_rewards.models.bertscore import BertScores
 
     half = np.array([0.75], np.float32)
     score = BertScoreOfCaption(lambda *_: ["x"], lambda *_: BertScores(half, half, half), "?", "{prompt}", 0.5)

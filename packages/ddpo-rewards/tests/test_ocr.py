@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
 from ddpo_rewards import RewardError
-from ddpo_rewards.ocr import blur_text, load_reader, read_text, text_area
+from ddpo_rewards.models.ocr import blur_text, load_reader, read_text, text_area
 
 
 def written(word, size=64, height=14, ground="steelblue", at=None):

@@ -4,7 +4,7 @@ import inspect
 import re
 from pathlib import Path
 
-from ddpo_rewards import hookspecs, load_registry
+from ddpo_rewards import load_registry, plugins
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -30,7 +30,7 @@ def test_a_function_from_the_readme_is_a_reward(tmp_path, monkeypatch):
 
 
 def test_every_hook_is_documented_with_its_signature():
-    hooks = {name: f for name, f in vars(hookspecs).items() if hasattr(f, "ddpo_rewards_spec")}
+    hooks = {name: f for name, f in vars(plugins).items() if hasattr(f, "ddpo_rewards_spec")}
     assert len(hooks) == 3
     for name, function in hooks.items():
         assert f"`{name}({', '.join(inspect.signature(function).parameters)})`" in README

@@ -46,7 +46,7 @@ def text_monitor() -> Monitor:
     Raises:
         ValueError: the extra `ddpo-rewards[ocr]` is not installed.
     """
-    from ddpo_rewards.ocr import load_reader, read_text, text_area
+    from ddpo_rewards.models.ocr import load_reader, read_text, text_area
     from ddpo_rewards.text_guard import prompt_overlap
 
     reader = load_reader()

@@ -1,17 +1,20 @@
 """Weighted sums of rewards, plain or with each part standardised by running statistics."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+from jaxtyping import Float
 
-from ddpo_rewards import inputs
+from ddpo_rewards.errors import RewardError
+from ddpo_rewards.images import count_images
 from ddpo_rewards.references import Reference, number_text, parse_reference
 from ddpo_rewards.registry import Registry, load_registry
-from ddpo_rewards.running import RunningStatistics, update_statistics
-from ddpo_rewards.types import Metadata, Reward, RewardError, RewardResult, RewardSpec
+from ddpo_rewards.reward import Metadata, Reward, RewardResult
+from ddpo_rewards.specs import RewardSpec
 
 Part: TypeAlias = str | Reward | tuple[float, Reward]
 
@@ -23,6 +26,20 @@ class Term:
     label: str
     weight: float
     reward: Reward
+
+
+@dataclass(frozen=True, slots=True)
+class RunningStatistics:
+    """Count, mean and sum of squared deviations of the scores seen so far."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    @property
+    def std(self) -> float:
+        """Population standard deviation; 0 before anything was seen."""
+        return math.sqrt(self.squares / self.count) if self.count else 0.0
 
 
 def combine(*parts: Part, registry: Registry | None = None) -> Reward:
@@ -78,6 +95,21 @@ def standardise(reward: Reward, *, label: str = "") -> Reward:
     return Reward(spec, _Standardised(reward))
 
 
+def update_statistics(statistics: RunningStatistics, scores: Float[np.ndarray, " batch"]) -> RunningStatistics:
+    """Add a batch to running statistics (Chan, Golub and LeVeque 1979, the batched form of Welford's method).
+
+    Example:
+        >>> update_statistics(RunningStatistics(), np.array([1.0, 3.0]))
+        RunningStatistics(count=2, mean=2.0, squares=2.0)
+    """
+    values = scores.astype(np.float64)
+    batch_mean = float(values.mean())
+    total = statistics.count + len(values)
+    delta = batch_mean - statistics.mean
+    squares = float(((values - batch_mean) ** 2).sum()) + delta**2 * statistics.count * len(values) / total
+    return RunningStatistics(total, statistics.mean + delta * len(values) / total, statistics.squares + squares)
+
+
 class _Sum:
     """The score function of a sum: immutable, but for what its parts keep."""
 
@@ -87,7 +119,7 @@ class _Sum:
     def __call__(self, images: Any, prompts: Sequence[str] | None, metadata: Metadata | None, /) -> RewardResult:
         results = [term.reward(images, prompts, metadata) for term in self._terms]
         info: dict[str, list[Any]] = {}
-        total = np.zeros(inputs.count(images))
+        total = np.zeros(count_images(images))
         for term, result in zip(self._terms, results, strict=True):
             total += term.weight * result.scores.astype(np.float64)
             info[term.label] = result.scores.tolist()

@@ -1,20 +1,46 @@
-"""Find and load plugins one by one, so that a broken one is listed with its error and breaks nothing else."""
+"""The hooks of the plugin group `ddpo_rewards`, and how plugins are found and loaded.
+
+The built-in rewards come through the same hooks. Plugins are loaded one by one, so that a broken one is listed with its
+error and breaks nothing else.
+"""
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
-from ddpo_rewards import hookspecs
-from ddpo_rewards.types import ProbeSpec, RewardError, RewardSpec
+from ddpo_rewards.errors import RewardError
+from ddpo_rewards.specs import ProbeSpec, RewardSpec
+
+if TYPE_CHECKING:
+    from ddpo_rewards.reward import Reward
 
 BUILTIN_DISTRIBUTION = "ddpo-rewards"
 EVERYTHING = "*"
+PROJECT = "ddpo_rewards"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
 _S = TypeVar("_S", RewardSpec, ProbeSpec)
+
+
+@hookspec
+def register_rewards(register: Callable[[RewardSpec], None]) -> None:
+    """Call `register(RewardSpec(...))` once per reward; import nothing heavy here, name the factory as a string."""
+
+
+@hookspec
+def register_probes(register: Callable[[ProbeSpec], None]) -> None:
+    """Call `register(ProbeSpec(...))` once per probe."""
+
+
+@hookspec(firstresult=True)
+def resolve_reward(ref: str, options: Mapping[str, Any]) -> "Reward | Callable[..., Any] | None":
+    """Turn a `scheme://...` reference into a reward or a score function, or return None where it is not yours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +74,14 @@ def load_plugins(*, disabled: Collection[str] = (), strict: bool = False) -> Plu
     """
     off = {*disabled, *_listed(os.environ.get("DDPO_REWARDS_DISABLE", ""))}
     strict = strict or os.environ.get("DDPO_REWARDS_STRICT", "") not in {"", "0"}
-    found = sorted(entry_points(group=hookspecs.PROJECT), key=lambda entry: (_name(entry) != "builtin", _name(entry)))
+    found = sorted(entry_points(group=PROJECT), key=lambda entry: (_name(entry) != "builtin", _name(entry)))
     return load_entry_points([entry for entry in found if not _is_disabled(entry, off)], strict=strict)
 
 
 def load_entry_points(entries: Iterable[EntryPoint], *, strict: bool = False) -> Plugins:
     """Load these entry points and no others, in this order."""
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(sys.modules[__name__])
     rewards: list[RewardSpec] = []
     probes: list[ProbeSpec] = []
     names: list[str] = []

@@ -5,14 +5,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ddpo_rewards.adapting import adapt
-from ddpo_rewards.importing import import_attribute
-from ddpo_rewards.options import typed_options
+from ddpo_rewards.errors import RewardError
 from ddpo_rewards.plugins import BUILTIN_DISTRIBUTION, PluginFailure, Plugins, load_plugins
-from ddpo_rewards.references import parse_reference
-from ddpo_rewards.types import ProbeSpec, Reward, RewardError, RewardSpec
+from ddpo_rewards.references import import_attribute, parse_reference, typed_options
+from ddpo_rewards.specs import ProbeSpec, RewardSpec
+
+if TYPE_CHECKING:
+    from ddpo_rewards.reward import Reward
 
 _CALL = "()"
 
@@ -38,7 +39,7 @@ class Registry:
         counts = Counter(spec.name for spec in self.plugins.probes)
         return {_listed_name(spec, counts): spec for spec in self.plugins.probes}
 
-    def get_reward(self, ref: str, /, **options: Any) -> Reward:
+    def get_reward(self, ref: str, /, **options: Any) -> "Reward":
         """Build the reward that `ref` names; see the module function of the same name."""
         parsed = parse_reference(ref)
         if parsed.weight != 1.0:
@@ -61,7 +62,9 @@ class Registry:
             raise RewardError(f"reward {name!r} is registered by several plugins; say {full}")
         raise RewardError(_unknown(name, self))
 
-    def _resolve_scheme(self, ref: str, options: Mapping[str, Any]) -> Reward:
+    def _resolve_scheme(self, ref: str, options: Mapping[str, Any]) -> "Reward":
+        from ddpo_rewards.reward import Reward
+
         try:
             found = self.plugins.manager.hook.resolve_reward(ref=ref, options=options)
         except RewardError:
@@ -91,7 +94,7 @@ def list_rewards() -> dict[str, RewardSpec]:
     return load_registry().list_rewards()
 
 
-def get_reward(ref: str, /, **options: Any) -> Reward:
+def get_reward(ref: str, /, **options: Any) -> "Reward":
     """Build the reward that `ref` names, with options as strings (typed by its signature) or as values.
 
     `ref` is `name`, `dist/name`, `module:attr` (a score function), `module:make()` (a factory of one), or
@@ -106,7 +109,7 @@ def get_reward(ref: str, /, **options: Any) -> Reward:
         >>> get_reward("jpeg_compresibility")
         Traceback (most recent call last):
         ...
-        ddpo_rewards.types.RewardError: reward 'jpeg_compresibility' is not installed; did you mean ...
+        ddpo_rewards.errors.RewardError: reward 'jpeg_compresibility' is not installed; did you mean ...
     """
     return load_registry().get_reward(ref, **options)
 
@@ -116,7 +119,9 @@ def _listed_name(spec: RewardSpec | ProbeSpec, counts: Mapping[str, int]) -> str
     return spec.name if is_clear else f"{spec.distribution}/{spec.name}"
 
 
-def _build(spec: RewardSpec, options: Mapping[str, Any]) -> Reward:
+def _build(spec: RewardSpec, options: Mapping[str, Any]) -> "Reward":
+    from ddpo_rewards.reward import Reward, adapt
+
     factory = _import_factory(spec)
     typed = typed_options(factory, options, reward=spec.name)
     return Reward(spec, adapt(_make(factory, typed, spec.name), spec.name), typed)
@@ -133,8 +138,10 @@ def _import_factory(spec: RewardSpec) -> Callable[..., Any]:
     return factory
 
 
-def _from_module(ref: str, options: Mapping[str, Any]) -> Reward:
+def _from_module(ref: str, options: Mapping[str, Any]) -> "Reward":
     """`module:attr` is the score function itself, `module:make()` the factory of one."""
+    from ddpo_rewards.reward import Reward
+
     target = import_attribute(ref.removesuffix(_CALL))
     if ref.endswith(_CALL):
         if not callable(target):
@@ -160,7 +167,9 @@ def _make(factory: Callable[..., Any], options: Mapping[str, Any], name: str) ->
         raise RewardError(f"reward {name!r} cannot be built: {type(error).__name__}: {error}") from error
 
 
-def _wrap(ref: str, function: Any, options: Mapping[str, Any]) -> Reward:
+def _wrap(ref: str, function: Any, options: Mapping[str, Any]) -> "Reward":
+    from ddpo_rewards.reward import Reward, adapt
+
     if isinstance(function, Reward):
         return function
     return Reward(RewardSpec(name=ref, factory=ref), adapt(function, ref), options)

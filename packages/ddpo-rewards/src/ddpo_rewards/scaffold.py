@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from ddpo_rewards.types import RewardError
+from ddpo_rewards.errors import RewardError
 
 _FILES = {
     "pyproject.toml.tmpl": "pyproject.toml",

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpo_rewards.types import Metadata, Reward, RewardError
+from ddpo_rewards.errors import RewardError
+from ddpo_rewards.reward import Metadata, Reward
 
 _PROMPTS = ("a cat", "a dog riding a bike", "five lions", "an ant")
 _METADATA = {"questions": ["How many animals are there?"], "answers": ["one"]}

@@ -1,17 +1,16 @@
-"""Find images that please a reward by spelling out their prompt: fuzzy overlap, a penalty, a masked re-score."""
+"""Find images that please a reward by spelling out their prompt: fuzzy overlap, a masked re-score."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from ddpo_rewards import inputs
-from ddpo_rewards.ocr import TextReader, blur_text, load_reader, read_text, text_area
-from ddpo_rewards.types import Info, Metadata, Reward, RewardError, RewardResult
+from ddpo_rewards.images import as_arrays, count_images
+from ddpo_rewards.models.ocr import TextReader, blur_text, read_text
+from ddpo_rewards.reward import Metadata, Reward
 
-THRESHOLD = 0.3
 _LEAST_SIMILARITY = 0.7  # a word of three letters has to be there exactly, one of six may have one letter wrong
 _WORD = re.compile(r"[^\W_]+")
 _FILLERS = frozenset(
@@ -57,39 +56,6 @@ def asks_for_text(prompt: str) -> bool:
     return _ASKS.search(prompt) is not None
 
 
-def text_penalty(*, threshold: float = THRESHOLD) -> Callable[..., RewardResult]:
-    """Penalise spelling out the prompt: `score = -max(0, overlap - threshold)`, 0 where the prompt asks for text.
-
-    A term for sums: `combine("aesthetic", "2*text_penalty")` scores `aesthetic - 2 max(0, overlap - threshold)`; the
-    weight is the strength, in units of the other reward. `info` has `ocr_text`, `ocr_overlap` (see `prompt_overlap`),
-    `text_area` (share of the image) and `asks_for_text`.
-
-    Args:
-        threshold: overlap that costs nothing, 0 to 1.
-
-    Raises:
-        RewardError: a threshold outside [0, 1], or the extra `ocr` is not installed.
-    """
-    if not 0 <= threshold <= 1:
-        raise RewardError(f"threshold={threshold!r} is no share; want 0 to 1")
-    reader = load_reader()
-
-    def score(images: list[Any], prompts: Sequence[str]) -> RewardResult:
-        readings = read_text(images, reader=reader)
-        overlaps = [prompt_overlap(reading.text, prompt) for reading, prompt in zip(readings, prompts, strict=True)]
-        exempt = [asks_for_text(prompt) for prompt in prompts]
-        areas = [
-            text_area(reading.boxes, height=image.shape[0], width=image.shape[1])
-            for reading, image in zip(readings, images, strict=True)
-        ]
-        scores = np.where(exempt, 0.0, np.minimum(0.0, threshold - np.asarray(overlaps))).astype(np.float32)
-        texts = [reading.text for reading in readings]
-        info: Info = {"ocr_text": texts, "ocr_overlap": overlaps, "text_area": areas, "asks_for_text": exempt}
-        return RewardResult(scores, info)
-
-    return score
-
-
 def masked_rescore(
     reward: Reward,
     images: Any,
@@ -118,8 +84,8 @@ def masked_rescore(
         >>> masked_rescore(get_reward("jpeg_incompressibility"), [np.zeros((64, 64, 3), np.uint8)])
         array([0.], dtype=float32)
     """
-    differences = np.zeros(inputs.count(images), np.float32)
-    arrays = inputs.as_arrays(images)
+    differences = np.zeros(count_images(images), np.float32)
+    arrays = as_arrays(images)
     readings = read_text(arrays, reader=reader)
     rows = [row for row, reading in enumerate(readings) if reading.boxes]
     if rows:

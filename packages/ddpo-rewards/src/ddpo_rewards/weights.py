@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ddpo_rewards.threads import map_in_threads
-from ddpo_rewards.types import RewardError, Weight
+from ddpo_rewards.compute import map_in_threads
+from ddpo_rewards.errors import RewardError
+from ddpo_rewards.specs import Weight
 
 _HUB = "hf://"
 _TRUE = {"1", "on", "yes", "true"}
@@ -45,6 +46,19 @@ def fetch(weight: Weight) -> Path:
         origin = "pinned" if weight.sha256 else f"recorded on {record['recorded']} in {records_path()}"
         raise RewardError(f"{path} has the sha256 {digest}, not {wanted} as {origin}; delete it and download it anew")
     return path
+
+
+def find_model(model: str, revision: str | None = None) -> Path:
+    """The local folder of a model: the one given, or a hub repository's snapshot, downloaded and pinned.
+
+    Raises:
+        RewardError: a folder that does not exist, or weights that cannot be had.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise RewardError(f"model {model!r} is neither a folder nor a hub id OWNER/NAME")
+    return fetch(Weight(source=f"hf://{model}", revision=revision))
 
 
 def describe_pin(weight: Weight) -> str:

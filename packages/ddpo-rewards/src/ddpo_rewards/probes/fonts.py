@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import ImageFont, features
 
-from ddpo_rewards.types import RewardError
+from ddpo_rewards.errors import RewardError
 
 SANS = "sans"
 _DEJAVU = {"serif": "DejaVuSerif.ttf", "mono": "DejaVuSansMono.ttf"}

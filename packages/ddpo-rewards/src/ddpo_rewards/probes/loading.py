@@ -3,12 +3,11 @@
 import difflib
 from typing import Any
 
-from ddpo_rewards.importing import import_attribute
-from ddpo_rewards.options import typed_options
+from ddpo_rewards.errors import RewardError
 from ddpo_rewards.probes.types import Probe
-from ddpo_rewards.references import parse_reference
+from ddpo_rewards.references import import_attribute, parse_reference, typed_options
 from ddpo_rewards.registry import Registry
-from ddpo_rewards.types import ProbeSpec, RewardError
+from ddpo_rewards.specs import ProbeSpec
 
 
 def get_probe(ref: str, registry: Registry) -> Probe:

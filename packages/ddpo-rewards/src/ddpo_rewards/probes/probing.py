@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ddpo_rewards import inputs
-from ddpo_rewards.calling import check_companions
+from ddpo_rewards.errors import RewardError
+from ddpo_rewards.images import count_images
 from ddpo_rewards.probes.fonts import rendering_versions
 from ddpo_rewards.probes.loading import get_probe
 from ddpo_rewards.probes.pictures import builtin_set
@@ -18,7 +18,8 @@ from ddpo_rewards.probes.runner import Progress, Scored, digest, score_arms
 from ddpo_rewards.probes.statistics import DRAWS
 from ddpo_rewards.probes.types import Arm, BaseSet, Probe, ProbeReport, SuiteReport, Trial, worst
 from ddpo_rewards.registry import Registry, load_registry
-from ddpo_rewards.types import Metadata, Reward, RewardError, Weight
+from ddpo_rewards.reward import Metadata, Reward, check_companions
+from ddpo_rewards.specs import Weight
 from ddpo_rewards.weights import read_records, record_key, tree_sha256
 
 SUITES = ("typo", "stress")
@@ -98,7 +99,7 @@ def probe(
 
 def _check(reward: Reward, bases: BaseSet, suites: Sequence[str], *, seed: int, draws: int, batch_size: int) -> None:
     """Refuse before anything is read or scored."""
-    count = inputs.count(bases.images)
+    count = count_images(bases.images)
     if count < LEAST_PICTURES:
         raise RewardError(f"got {count} pictures; a verdict needs {LEAST_PICTURES} or more, 64 for a narrow interval")
     if isinstance(suites, str) or not suites or len(set(suites)) != len(suites):

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ddpo_rewards.errors import RewardError
 from ddpo_rewards.probes.types import Cell, Estimate, Outcome, ProbeReport, SuiteReport
-from ddpo_rewards.types import RewardError
 
 SCHEMA_VERSION = 1
 CELL_COLUMNS = (

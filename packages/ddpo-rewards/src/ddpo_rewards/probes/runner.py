@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ddpo_rewards import inputs
-from ddpo_rewards.ocr import load_reader
+from ddpo_rewards.compute import map_in_threads
+from ddpo_rewards.images import as_arrays, as_tensors, count_images
+from ddpo_rewards.models.ocr import load_reader
 from ddpo_rewards.probes.types import Arm, BaseSet, ScoreBatch, Scores
+from ddpo_rewards.reward import Metadata, Reward
 from ddpo_rewards.text_guard import masked_rescore
-from ddpo_rewards.threads import map_in_threads
-from ddpo_rewards.types import Metadata, Reward
 
 Progress = Callable[[int, int], None]  # (pictures scored, pictures to score)
 
@@ -32,7 +32,7 @@ def score_arms(
     Raises:
         RewardError: a picture that cannot be read, or whatever is wrong with the reward.
     """
-    count = inputs.count(bases.images)
+    count = count_images(bases.images)
     everything = (Arm(cell="", name="clean", change=_unchanged), *arms)
     table = np.empty((len(everything), count), np.float64)
     for start in range(0, count, batch_size):
@@ -47,7 +47,7 @@ def score_arms(
 
 def read_images(bases: BaseSet, rows: range) -> list[Image.Image]:
     """Some of the unchanged pictures as RGB images."""
-    return [Image.fromarray(array) for array in inputs.as_arrays(bases.images[rows.start : rows.stop])]
+    return [Image.fromarray(array) for array in as_arrays(bases.images[rows.start : rows.stop])]
 
 
 def digest(bases: BaseSet, *, batch_size: int) -> str:
@@ -57,7 +57,7 @@ def digest(bases: BaseSet, *, batch_size: int) -> str:
         RewardError: a picture that cannot be read; found out before anything is scored.
     """
     total = hashlib.sha256()
-    count = inputs.count(bases.images)
+    count = count_images(bases.images)
     for start in range(0, count, batch_size):
         rows = range(start, min(start + batch_size, count))
         for row, image in zip(rows, read_images(bases, rows), strict=True):
@@ -92,7 +92,7 @@ def as_floats(dtype: str) -> ScoreBatch:
         import torch
 
         scores = np.empty(len(images), np.float64)
-        for indices, tensor in inputs.as_tensors(list(images)):
+        for indices, tensor in as_tensors(list(images)):
             pixels = tensor.to(getattr(torch, dtype))
             scores[indices] = reward(pixels, _pick(prompts, indices), _pick(metadata, indices)).scores
         return scores

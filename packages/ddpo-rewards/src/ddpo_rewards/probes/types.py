@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from ddpo_rewards.types import Metadata, Reward
+from ddpo_rewards.reward import Metadata, Reward
 
 if TYPE_CHECKING:
     from PIL.Image import Image

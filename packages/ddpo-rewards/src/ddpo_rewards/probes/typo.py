@@ -13,13 +13,13 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
+from ddpo_rewards.errors import RewardError
 from ddpo_rewards.probes.fonts import SANS, check_letters, installed_fonts, simple_letters
 from ddpo_rewards.probes.lettering import POSITIONS, Layout, Style, fit_lines, lay_out, write, write_plate
 from ddpo_rewards.probes.runner import masked
 from ddpo_rewards.probes.types import Arm, BaseSet, Probe, ScoreBatch
 from ddpo_rewards.probes.wording import contradict, mismatched, misspell, shuffle_letters, unrelated
 from ddpo_rewards.text_guard import asks_for_text
-from ddpo_rewards.types import RewardError
 
 HEIGHT = 0.08
 MAX_SIGMA_LIFT = 0.25

@@ -10,8 +10,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ddpo_rewards.endpoint import endpoint_captioner
-from ddpo_rewards.types import RewardError
+from ddpo_rewards.compute import choose_device, choose_dtype, map_batches
+from ddpo_rewards.errors import RewardError
+from ddpo_rewards.models.endpoint import endpoint_captioner
+from ddpo_rewards.weights import find_model
 
 Captioner: TypeAlias = Callable[[Sequence[np.ndarray], Sequence[str]], list[str]]
 
@@ -72,10 +74,6 @@ def transformers_captioner(
         RewardError: no such model, or one that is no image-text model.
     """
     import torch
-
-    from ddpo_rewards.batching import map_batches
-    from ddpo_rewards.bertscore import find_model
-    from ddpo_rewards.devices import choose_device, choose_dtype
 
     chosen = choose_device(device)
     folder = find_model(model, revision)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddpo_rewards import RewardError
-from ddpo_rewards.batching import map_batches
+from ddpo_rewards.compute import map_batches
 
 
 def network_that_fits(most, error):

@@ -7,24 +7,51 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-from jaxtyping import UInt8
+from ddpo_rewards.compute import map_in_threads, usable_cores
+from ddpo_rewards.errors import RewardError
+from ddpo_rewards.specs import RewardSpec
 
-from ddpo_rewards.threads import map_in_threads, usable_cores
-from ddpo_rewards.types import RewardError, RewardResult
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import UInt8
+
+    from ddpo_rewards.reward import RewardResult
 
 QUALITY = 95
 _KILO = 1000
 _MEGA = 1_000_000
+_SOURCE = "Black et al. 2023, Training Diffusion Models with Reinforcement Learning, arXiv:2305.13301"
+
+COMPRESSIBILITY = RewardSpec(
+    name="jpeg_compressibility",
+    factory="ddpo_rewards.builtin.jpeg:compressibility",
+    summary="Small JPEG files: minus the kilobytes at quality 95.",
+    takes="arrays",
+    unit="kB",
+    range=(float("-inf"), 0.0),
+    licence="Apache-2.0",
+    source=_SOURCE,
+)
+INCOMPRESSIBILITY = RewardSpec(
+    name="jpeg_incompressibility",
+    factory="ddpo_rewards.builtin.jpeg:incompressibility",
+    summary="Large JPEG files: the kilobytes at quality 95.",
+    takes="arrays",
+    unit="kB",
+    range=(0.0, float("inf")),
+    licence="Apache-2.0",
+    source=_SOURCE,
+)
 
 
-def jpeg_sizes(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, quality: int = QUALITY) -> list[int]:
+def jpeg_sizes(images: "Sequence[UInt8[np.ndarray, '_ _ 3']]", *, quality: int = QUALITY) -> list[int]:
     """Bytes of each image as the JPEG file that `PIL.Image.save(..., quality=quality)` writes.
 
     Example:
         >>> import io
+        >>> import numpy as np
         >>> from PIL import Image
         >>> buffer = io.BytesIO()
         >>> Image.new("RGB", (64, 64), "red").save(buffer, "JPEG", quality=95)
@@ -37,17 +64,21 @@ def jpeg_sizes(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, quality: int = Q
     return [parts[i % threads][i // threads] for i in range(len(images))]
 
 
-def compressibility(*, quality: int = QUALITY) -> Callable[..., RewardResult]:
+def compressibility(*, quality: int = QUALITY) -> "Callable[..., RewardResult]":
     """Reward small files: `score = -bytes / 1000` of the JPEG at this quality (1 to 100), in kB."""
     return _signed(-1.0, quality)
 
 
-def incompressibility(*, quality: int = QUALITY) -> Callable[..., RewardResult]:
+def incompressibility(*, quality: int = QUALITY) -> "Callable[..., RewardResult]":
     """Reward large files: `score = bytes / 1000` of the JPEG at this quality (1 to 100), in kB."""
     return _signed(1.0, quality)
 
 
-def _signed(sign: float, quality: int) -> Callable[..., RewardResult]:
+def _signed(sign: float, quality: int) -> "Callable[..., RewardResult]":
+    import numpy as np
+
+    from ddpo_rewards.reward import RewardResult
+
     if not 1 <= quality <= 100:
         raise RewardError(f"quality={quality!r} is no JPEG quality; want 1 to 100")
 
@@ -61,8 +92,9 @@ def _signed(sign: float, quality: int) -> Callable[..., RewardResult]:
     return score
 
 
-def _sizes(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], quality: int) -> list[int]:
+def _sizes(images: "Sequence[UInt8[np.ndarray, '_ _ 3']]", quality: int) -> list[int]:
     """Encode one after the other into one file and from one canvas: new memory for each would cost a fifth more."""
+    import numpy as np
     from PIL import Image
 
     canvas, sizes = Image.new("RGB", (0, 0)), []

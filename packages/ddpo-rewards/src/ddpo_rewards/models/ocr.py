@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from ddpo_rewards import inputs
-from ddpo_rewards.threads import usable_cores
-from ddpo_rewards.types import RewardError
+from ddpo_rewards.compute import usable_cores
+from ddpo_rewards.errors import RewardError
+from ddpo_rewards.images import as_arrays, count_images
 
 Box: TypeAlias = tuple[tuple[float, float], ...]  # four corners (x, y) in pixels of the image, clockwise
 
@@ -83,8 +83,8 @@ def read_text(images: Any, *, reader: TextReader | None = None) -> list[Reading]
         >>> read_text([Image.new("RGB", (64, 64), "white")])
         [Reading(text='', boxes=(), confidence=0.0)]
     """
-    inputs.count(images)
-    arrays = inputs.as_arrays(images)
+    count_images(images)
+    arrays = as_arrays(images)
     loaded = reader or load_reader()
     return [_read(array, loaded) for array in arrays]
 
@@ -105,9 +105,9 @@ def blur_text(images: Any, boxes: Sequence[Sequence[Box]]) -> list[UInt8[np.ndar
     Raises:
         RewardError: images of a wrong kind or range, or not one list of boxes per image.
     """
-    if len(boxes) != inputs.count(images):
+    if len(boxes) != count_images(images):
         raise RewardError(f"got {len(boxes)} lists of boxes for {len(images)} images; want one per image")
-    return [_blur(array, own) for array, own in zip(inputs.as_arrays(images), boxes, strict=True)]
+    return [_blur(array, own) for array, own in zip(as_arrays(images), boxes, strict=True)]
 
 
 def _settings(shortest_side: int, threads: int) -> dict[str, Any]:

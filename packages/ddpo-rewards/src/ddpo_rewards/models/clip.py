@@ -17,9 +17,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ddpo_rewards.batching import map_batches
-from ddpo_rewards.devices import choose_device, choose_dtype
-from ddpo_rewards.types import RewardError
+from ddpo_rewards.compute import choose_device, choose_dtype, map_batches
+from ddpo_rewards.errors import RewardError
+from ddpo_rewards.models import CLIP_TOWER
+from ddpo_rewards.weights import fetch
 
 VIT_L_14 = "ViT-L-14-quickgelu"
 CONTEXT_LENGTH = 77  # tokens, with the start and the end
@@ -58,6 +59,18 @@ def load_tower(name: str, checkpoint: Path | None, *, device: str | None = None,
     if tower is None:
         tower = _TOWERS[key] = _load(name, checkpoint, chosen, kind)
     return tower
+
+
+def load_vit_l_14(checkpoint: Path | None, *, device: str | None = None, dtype: str | None = None) -> Tower:
+    """OpenAI's ViT-L/14, of a local copy of its checkpoint or else the published one; see `load_tower`."""
+    if checkpoint is not None and not checkpoint.is_file():
+        raise RewardError(f"there is no CLIP checkpoint {str(checkpoint)!r}")
+    return load_tower(VIT_L_14, checkpoint or fetch(CLIP_TOWER), device=device, dtype=dtype)
+
+
+def usual_batch_size(tower: Tower) -> int:
+    """Images at once where nobody says how many."""
+    return 8 if tower.device.type == "cpu" else 64
 
 
 def embed_images(

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from ddpo_rewards.devices import choose_device
-from ddpo_rewards.types import RewardError, Weight
-from ddpo_rewards.weights import fetch
+from ddpo_rewards.compute import choose_device
+from ddpo_rewards.errors import RewardError
+from ddpo_rewards.weights import find_model
 
 _MAX_TOKENS = 512
 _NO_LIMIT = 10**6  # transformers says 10**30 where a tokenizer states no limit
@@ -88,19 +88,6 @@ def recall_baseline(encoder: str, layer: int | None = None) -> float | None:
     with table.open(newline="") as file:
         rows = {int(row["LAYER"]): float(row["R"]) for row in csv.DictReader(file)}
     return rows.get(number)
-
-
-def find_model(model: str, revision: str | None = None) -> Path:
-    """The local folder of a model: the one given, or a hub repository's snapshot, downloaded and pinned.
-
-    Raises:
-        RewardError: a folder that does not exist, or weights that cannot be had.
-    """
-    if Path(model).is_dir():
-        return Path(model)
-    if model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise RewardError(f"model {model!r} is neither a folder nor a hub id OWNER/NAME")
-    return fetch(Weight(source=f"hf://{model}", revision=revision))
 
 
 def _usual_layer(encoder: str) -> int:

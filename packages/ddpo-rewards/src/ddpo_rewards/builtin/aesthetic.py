@@ -1,77 +1,87 @@
-"""`aesthetic`, the LAION predictor on CLIP ViT-L/14, and `clip_score` on the same tower."""
+"""`aesthetic`: the LAION predictor, one affine map of the CLIP ViT-L/14 embedding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from ddpo_rewards.errors import RewardError
+from ddpo_rewards.models import CLIP_TOWER
+from ddpo_rewards.specs import ReferenceScore, RewardSpec, Weight
+from ddpo_rewards.weights import fetch
 
-from ddpo_rewards import clip, published, weights
-from ddpo_rewards.types import Metadata, RewardError, RewardResult
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, UInt8
+    from torch import Tensor
 
+    from ddpo_rewards.models.clip import Tower
+    from ddpo_rewards.reward import Metadata, RewardResult
+
+HEAD = Weight(
+    source="https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/"
+    "sac%2Blogos%2Bava1-l14-linearMSE.pth",
+    filename="sac+logos+ava1-l14-linearMSE.pth",
+    sha256="21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
+    size=3_714_759,
+    licence="Apache-2.0",
+)
+ASTRONAUT = ReferenceScore(
+    image="shunk031/simple-aesthetics-predictor: assets/a-photo-of-an-astronaut-riding-a-horse.png",
+    score=5.7546,
+    tolerance=0.58,
+    source="shunk031/simple-aesthetics-predictor: tests/aesthetics_predictor_v2_test.py (10 % there)",
+)
+SPEC = RewardSpec(
+    name="aesthetic",
+    factory="ddpo_rewards.builtin.aesthetic:aesthetic",
+    summary="LAION's aesthetic predictor on CLIP ViT-L/14; mostly 3 to 7.",
+    takes="arrays",
+    unit="rating, nominally 1 to 10",
+    range=(-12.76, 23.23),  # 5.2366 -/+ 17.9956: an affine map of a unit vector
+    licence="Apache-2.0 (head), MIT (CLIP)",
+    source="https://github.com/christophschuhmann/improved-aesthetic-predictor",
+    weights=(HEAD, CLIP_TOWER),
+    reference_scores=(ASTRONAUT,),
+)
 _LAYERS = (0, 2, 4, 6, 7)  # the linear layers of the published head; between them is dropout, and no activation
-_CLIPSCORE_SCALE = 2.5
 
 
 class AffineHead(NamedTuple):
     """`score = weight @ embedding + bias`, float32; what the published five layers amount to."""
 
-    weight: Float[Tensor, " dim"]
-    bias: Float[Tensor, ""]
+    weight: "Float[Tensor, ' dim']"
+    bias: "Float[Tensor, '']"
 
 
 @dataclass(frozen=True, eq=False)
 class AestheticScore:
     """The score function of `aesthetic`."""
 
-    tower: clip.Tower
+    tower: "Tower"
     head: AffineHead
     batch_size: int
 
-    def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> RewardResult:
+    def __call__(self, images: "Sequence[UInt8[np.ndarray, '_ _ 3']]") -> "RewardResult":
         """Score images as the published predictor does."""
+        from ddpo_rewards.models import clip
+        from ddpo_rewards.reward import RewardResult
+
         embeddings = clip.embed_images(self.tower, images, batch_size=self.batch_size)
         return RewardResult(apply_head(self.head, embeddings).numpy(), {})
 
     def differentiable(
-        self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str] | None, metadata: Metadata | None, /
-    ) -> Float[Tensor, " batch"]:
+        self,
+        images: "Float[Tensor, 'batch 3 height width']",
+        prompts: Sequence[str] | None,
+        metadata: "Metadata | None",
+        /,
+    ) -> "Float[Tensor, ' batch']":
         """Score with gradients; the deviation is that of `clip.embed_differentiably`."""
+        from ddpo_rewards.models import clip
+
         embeddings = clip.embed_differentiably(self.tower, images)
         return apply_head(AffineHead(*(part.to(embeddings.device) for part in self.head)), embeddings)
-
-
-@dataclass(frozen=True, eq=False)
-class ClipScore:
-    """The score function of `clip_score`."""
-
-    tower: clip.Tower
-    batch_size: int
-
-    def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], prompts: Sequence[str]) -> RewardResult:
-        """Cosine of each image with its prompt."""
-        unique = list(dict.fromkeys(prompts))
-        texts = clip.embed_texts(self.tower, unique, batch_size=self.batch_size)
-        rows = [unique.index(prompt) for prompt in prompts]
-        cosines = (clip.embed_images(self.tower, images, batch_size=self.batch_size) * texts[rows]).sum(-1)
-        cut_off = {prompt: clip.is_cut_off(self.tower, prompt) for prompt in unique}
-        info = {
-            "clipscore": (_CLIPSCORE_SCALE * cosines.clamp(min=0)).tolist(),
-            "prompt_cut_off": [cut_off[prompt] for prompt in prompts],
-        }
-        return RewardResult(cosines.numpy(), info)
-
-    def differentiable(
-        self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str], metadata: Metadata | None, /
-    ) -> Float[Tensor, " batch"]:
-        """Cosine with gradients; the deviation is that of `clip.embed_differentiably`."""
-        texts = clip.embed_texts(self.tower, prompts, batch_size=self.batch_size)
-        embeddings = clip.embed_differentiably(self.tower, images)
-        return (embeddings * texts.to(embeddings.device)).sum(-1)
 
 
 def aesthetic(
@@ -99,21 +109,11 @@ def aesthetic(
     Source: christophschuhmann/improved-aesthetic-predictor simple_inference.py; ddpo-pytorch aesthetic_scorer.py,
     whose input is divided by 255 twice where it is a float in [0, 1]; here it is not.
     """
-    loaded = load_head(head or weights.fetch(published.AESTHETIC_HEAD))
-    shared = _shared_tower(tower, device, dtype)
-    return AestheticScore(shared, loaded, _batch_size(batch_size, shared))
+    from ddpo_rewards.models import clip
 
-
-def clip_score(
-    *, device: str | None = None, dtype: str | None = None, batch_size: int | None = None, tower: Path | None = None
-) -> ClipScore:
-    """Cosine of image and prompt under CLIP ViT-L/14; options as in `aesthetic`.
-
-    The score is the plain cosine, mostly 0.1 to 0.35; `info["clipscore"]` is Hessel et al.'s `2.5 max(cosine, 0)`,
-    which libraries mix up with it. `info["prompt_cut_off"]` flags prompts beyond CLIP's 77 tokens.
-    """
-    shared = _shared_tower(tower, device, dtype)
-    return ClipScore(shared, _batch_size(batch_size, shared))
+    loaded = load_head(head or fetch(HEAD))
+    shared = clip.load_vit_l_14(tower, device=device, dtype=dtype)
+    return AestheticScore(shared, loaded, batch_size or clip.usual_batch_size(shared))
 
 
 def load_head(path: Path) -> AffineHead:
@@ -135,17 +135,20 @@ def load_head(path: Path) -> AffineHead:
     return AffineHead(weight[0].float(), bias[0].float())
 
 
-def apply_head(head: AffineHead, embeddings: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
+def apply_head(head: AffineHead, embeddings: "Float[Tensor, 'batch dim']") -> "Float[Tensor, ' batch']":
     """`weight @ embedding + bias` in float32.
 
     Example:
+        >>> import torch
         >>> apply_head(AffineHead(torch.tensor([2.0, 0.0]), torch.tensor(1.0)), torch.tensor([[0.5, 9.0]]))
         tensor([2.])
     """
     return embeddings.float() @ head.weight + head.bias
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _read_state(path: Path) -> "dict[str, Tensor]":
+    import torch
+
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -162,15 +165,3 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise RewardError(f"{path} holds a {type(state).__name__}; want a dict of tensors")
     return state
-
-
-def _shared_tower(path: Path | None, device: str | None, dtype: str | None) -> clip.Tower:
-    if path is not None and not path.is_file():
-        raise RewardError(f"there is no CLIP checkpoint {str(path)!r}")
-    return clip.load_tower(clip.VIT_L_14, path or weights.fetch(published.CLIP_TOWER), device=device, dtype=dtype)
-
-
-def _batch_size(batch_size: int | None, tower: clip.Tower) -> int:
-    if batch_size is not None:
-        return batch_size
-    return 8 if tower.device.type == "cpu" else 64

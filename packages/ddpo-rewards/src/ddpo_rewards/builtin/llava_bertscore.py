@@ -1,18 +1,35 @@
-"""`llava_bertscore` and `llava_vqa`: does a vision-language model see what the prompt asked for?
+"""`llava_bertscore`: does a vision-language model's caption say what the prompt says?
 
 DDPO-style, not paper-equal: the paper used LLaVA v0 13B, which is not what hubs serve today.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from ddpo_rewards.errors import RewardError
+from ddpo_rewards.models import LLAVA, TEXT_ENCODER
+from ddpo_rewards.specs import RewardSpec
 
-from ddpo_rewards.bertscore import Scorer, load_bert_scorer, recall_baseline
-from ddpo_rewards.captioners import Captioner, captioner_of
-from ddpo_rewards.types import Metadata, RewardError, RewardResult
+if TYPE_CHECKING:
+    import numpy as np
 
+    from ddpo_rewards.models.bertscore import Scorer
+    from ddpo_rewards.models.captioner import Captioner
+    from ddpo_rewards.reward import RewardResult
+
+SPEC = RewardSpec(
+    name="llava_bertscore",
+    factory="ddpo_rewards.builtin.llava_bertscore:llava_bertscore",
+    summary="BERTScore recall of the prompt in LLaVA's caption; DDPO-style.",
+    needs=frozenset({"prompts"}),
+    takes="arrays",
+    unit="BERTScore recall",
+    range=(-1.0, 1.0),
+    licence="Llama-2 (LLaVA), MIT (DeBERTa)",
+    source="Black et al. 2023, Training Diffusion Models with Reinforcement Learning, arXiv:2305.13301",
+    weights=(LLAVA, TEXT_ENCODER),
+)
 MODEL = "llava-hf/llava-1.5-7b-hf"
 ENCODER = "microsoft/deberta-xlarge-mnli"
 QUESTION = "Answer concisely: what is going on in this image?"
@@ -24,14 +41,16 @@ _FIELD = "{prompt}"
 class BertScoreOfCaption:
     """The score function of `llava_bertscore`."""
 
-    captioner: Captioner
-    scorer: Scorer
+    captioner: "Captioner"
+    scorer: "Scorer"
     question: str
     reference: str
     baseline: float | None
 
-    def __call__(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> RewardResult:
+    def __call__(self, images: "Sequence[np.ndarray]", prompts: Sequence[str]) -> "RewardResult":
         """BERTScore recall of the reference sentence in the caption."""
+        from ddpo_rewards.reward import RewardResult
+
         captions = self.captioner(images, [self.question] * len(images))
         # Not str.format: a prompt is data, and braces in it are just braces.
         references = [self.reference.replace(_FIELD, prompt) for prompt in prompts]
@@ -46,25 +65,6 @@ class BertScoreOfCaption:
         if self.baseline is not None:
             info["rescaled_recall"] = ((recall - self.baseline) / (1 - self.baseline)).tolist()
         return RewardResult(recall, info)
-
-
-@dataclass(frozen=True, eq=False)
-class AnswerScore:
-    """The score function of `llava_vqa`."""
-
-    captioner: Captioner
-
-    def __call__(self, images: Sequence[np.ndarray], prompts: object, metadata: Metadata) -> RewardResult:
-        """Share of each image's questions whose answer holds the wanted one."""
-        wanted = [_questions_and_answers(index, item) for index, item in enumerate(metadata)]
-        pairs = [
-            (image, question) for image, (questions, _) in zip(images, wanted, strict=True) for question in questions
-        ]
-        flat = iter(self.captioner([image for image, _ in pairs], [question for _, question in pairs]))
-        answers = [[next(flat) for _ in questions] for questions, _ in wanted]
-        scores = [_share_right(given, right) for given, (_, right) in zip(answers, wanted, strict=True)]
-        empty = [any(not answer.strip() for answer in given) for given in answers]
-        return RewardResult(np.asarray(scores, np.float32), {"answers": answers, "empty": empty})
 
 
 def llava_bertscore(
@@ -84,7 +84,7 @@ def llava_bertscore(
     timeout: float = 120.0,
     retries: int = 3,
     concurrency: int = 16,
-    captioner: Captioner | None = None,
+    captioner: "Captioner | None" = None,
 ) -> BertScoreOfCaption:
     """Caption the image, then BERTScore recall of `The image contains {prompt}` in the caption.
 
@@ -116,6 +116,9 @@ def llava_bertscore(
     are not compressed to JPEG of quality 80 first.
     """
     options = locals()  # exactly the arguments: nothing else is bound yet
+    from ddpo_rewards.models.bertscore import load_bert_scorer, recall_baseline
+    from ddpo_rewards.models.captioner import captioner_of
+
     if _FIELD not in reference:
         raise RewardError(f"reference={reference!r} has no {_FIELD}, so every prompt would score alike")
     scorer = load_bert_scorer(
@@ -124,44 +127,3 @@ def llava_bertscore(
     return BertScoreOfCaption(
         captioner or captioner_of(options), scorer, question, reference, recall_baseline(encoder, encoder_layer)
     )
-
-
-def llava_vqa(
-    *,
-    model: str = MODEL,
-    revision: str | None = None,
-    endpoint: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    batch_size: int = 16,
-    max_new_tokens: int = 64,
-    timeout: float = 120.0,
-    retries: int = 3,
-    concurrency: int = 16,
-    captioner: Captioner | None = None,
-) -> AnswerScore:
-    """Ask each image its own questions: `score = share of answers that contain the wanted one`, in [0, 1].
-
-    Metadata of each image is a mapping with `questions` and `answers`, lists of strings of one length. Options as in
-    `llava_bertscore`. `info["answers"]` holds what was said; an empty answer is wrong, and flagged in `info["empty"]`.
-
-    Source: jannerm/ddpo llava_vqa; ddpo-pytorch rewards.py llava_strict_satisfaction. Deviation: upper and lower case
-    are the same.
-    """
-    options = locals()  # exactly the arguments: nothing else is bound yet
-    return AnswerScore(captioner or captioner_of(options))
-
-
-def _questions_and_answers(index: int, item: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    questions, answers = item.get("questions"), item.get("answers")
-    for word, value in (("questions", questions), ("answers", answers)):
-        if not isinstance(value, list | tuple) or not value or not all(isinstance(text, str) for text in value):
-            raise RewardError(f"metadata {index} has {word}={value!r}; want a list of one string or more")
-    if len(questions or ()) != len(answers or ()):
-        raise RewardError(f"metadata {index} has {len(questions or ())} questions and {len(answers or ())} answers")
-    return list(questions or ()), list(answers or ())
-
-
-def _share_right(answers: Sequence[str], wanted: Sequence[str]) -> float:
-    right = [want.casefold() in answer.casefold() for answer, want in zip(answers, wanted, strict=True)]
-    return sum(right) / len(right)

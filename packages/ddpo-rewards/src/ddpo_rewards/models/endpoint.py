@@ -15,8 +15,8 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import numpy as np
 from jaxtyping import UInt8
 
-from ddpo_rewards.threads import map_in_threads
-from ddpo_rewards.types import RewardError
+from ddpo_rewards.compute import map_in_threads
+from ddpo_rewards.errors import RewardError
 
 TOKEN_VARIABLE = "DDPO_ENDPOINT_TOKEN"
 _MAX_ANSWER = 1 << 22  # bytes of a response; more is no caption

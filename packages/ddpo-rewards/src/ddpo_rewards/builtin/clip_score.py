@@ -1,0 +1,79 @@
+"""`clip_score`: the cosine of image and prompt under CLIP ViT-L/14."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddpo_rewards.models import CLIP_TOWER
+from ddpo_rewards.specs import RewardSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, UInt8
+    from torch import Tensor
+
+    from ddpo_rewards.models.clip import Tower
+    from ddpo_rewards.reward import Metadata, RewardResult
+
+SPEC = RewardSpec(
+    name="clip_score",
+    factory="ddpo_rewards.builtin.clip_score:clip_score",
+    summary="Cosine of image and prompt under CLIP ViT-L/14; mostly 0.1 to 0.35.",
+    needs=frozenset({"prompts"}),
+    takes="arrays",
+    unit="cosine",
+    range=(-1.0, 1.0),
+    licence="MIT",
+    source="Radford et al. 2021, arXiv:2103.00020; Hessel et al. 2021, arXiv:2104.08718",
+    weights=(CLIP_TOWER,),
+)
+_CLIPSCORE_SCALE = 2.5
+
+
+@dataclass(frozen=True, eq=False)
+class ClipScore:
+    """The score function of `clip_score`."""
+
+    tower: "Tower"
+    batch_size: int
+
+    def __call__(self, images: "Sequence[UInt8[np.ndarray, '_ _ 3']]", prompts: Sequence[str]) -> "RewardResult":
+        """Cosine of each image with its prompt."""
+        from ddpo_rewards.models import clip
+        from ddpo_rewards.reward import RewardResult
+
+        unique = list(dict.fromkeys(prompts))
+        texts = clip.embed_texts(self.tower, unique, batch_size=self.batch_size)
+        rows = [unique.index(prompt) for prompt in prompts]
+        cosines = (clip.embed_images(self.tower, images, batch_size=self.batch_size) * texts[rows]).sum(-1)
+        cut_off = {prompt: clip.is_cut_off(self.tower, prompt) for prompt in unique}
+        info = {
+            "clipscore": (_CLIPSCORE_SCALE * cosines.clamp(min=0)).tolist(),
+            "prompt_cut_off": [cut_off[prompt] for prompt in prompts],
+        }
+        return RewardResult(cosines.numpy(), info)
+
+    def differentiable(
+        self, images: "Float[Tensor, 'batch 3 height width']", prompts: Sequence[str], metadata: "Metadata | None", /
+    ) -> "Float[Tensor, ' batch']":
+        """Cosine with gradients; the deviation is that of `clip.embed_differentiably`."""
+        from ddpo_rewards.models import clip
+
+        texts = clip.embed_texts(self.tower, prompts, batch_size=self.batch_size)
+        embeddings = clip.embed_differentiably(self.tower, images)
+        return (embeddings * texts.to(embeddings.device)).sum(-1)
+
+
+def clip_score(
+    *, device: str | None = None, dtype: str | None = None, batch_size: int | None = None, tower: Path | None = None
+) -> ClipScore:
+    """Cosine of image and prompt under CLIP ViT-L/14; options as in `aesthetic`.
+
+    The score is the plain cosine, mostly 0.1 to 0.35; `info["clipscore"]` is Hessel et al.'s `2.5 max(cosine, 0)`,
+    which libraries mix up with it. `info["prompt_cut_off"]` flags prompts beyond CLIP's 77 tokens.
+    """
+    from ddpo_rewards.models import clip
+
+    shared = clip.load_vit_l_14(tower, device=device, dtype=dtype)
+    return ClipScore(shared, batch_size or clip.usual_batch_size(shared))

@@ -1,0 +1,292 @@
+"""A reward, ready to score: check what goes in, call its score function, check what comes out."""
+
+import inspect
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from ddpo_rewards.errors import RewardError
+from ddpo_rewards.images import as_arrays, as_tensors, check_tensor, count_images, is_tensor, needs_gradient
+from ddpo_rewards.references import DATA
+from ddpo_rewards.specs import RewardSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Info: TypeAlias = dict[str, list[Any]]
+Metadata: TypeAlias = Sequence[Mapping[str, Any]]
+# What a `Reward` calls: images in the form its spec takes, prompts and metadata as given. It may return an array,
+# `(array, info)` or a dict with "scores"; it may also have methods `differentiable`, `state` and `load_state`.
+ScoreFunction: TypeAlias = Callable[[Any, Sequence[str] | None, Metadata | None], Any]
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class RewardResult(NamedTuple):
+    """Scores, float32 `[batch]`, higher is better, and per-sample lists of what else the reward knows."""
+
+    scores: Float[np.ndarray, " batch"]
+    info: Info
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """A reward ready to score: checks what goes in, calls its score function, checks what comes out.
+
+    Example:
+        >>> from ddpo_rewards import get_reward
+        >>> import numpy as np
+        >>> reward = get_reward("jpeg_compressibility")
+        >>> scores, info = reward([np.zeros((64, 64, 3), np.uint8)])
+        >>> scores.shape, bool(scores[0] < 0), sorted(info)
+        ((1,), True, ['kilobytes', 'kilobytes_per_megapixel'])
+    """
+
+    spec: RewardSpec
+    score_function: ScoreFunction
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(
+        self, images: Any, prompts: Sequence[str] | None = None, metadata: Metadata | None = None
+    ) -> RewardResult:
+        """Score images; the scores come as a float32 numpy array `[batch]` in the order of the images.
+
+        Args:
+            images: float tensor `[batch, 3, height, width]` in [0, 1], uint8 arrays `[height, width, 3]`, PIL images
+                or paths; sizes may differ except in a tensor.
+            prompts: one string per image, where the reward needs them.
+            metadata: one mapping per image, where the reward needs them.
+
+        Raises:
+            RewardError: wrong range, shape, count or file; or the reward raised, or returned something else than
+                one finite number per image.
+        """
+        name = self.spec.name
+        if needs_gradient(images):
+            raise RewardError(
+                f"reward {name!r} was given images that need gradients; its scores carry none: "
+                "pass images.detach(), or call reward.differentiable(images, ...)"
+            )
+        size = count_images(images)
+        check_companions(self.spec, size, prompts, metadata)
+        if self.spec.takes == "tensor":
+            return _score_by_size(self, images, size, prompts, metadata)
+        batch = images if self.spec.takes == "any" and is_tensor(images) else as_arrays(images)
+        return _call(self, batch, prompts, metadata, size)
+
+    def differentiable(
+        self, images: "Tensor", prompts: Sequence[str] | None = None, metadata: Metadata | None = None
+    ) -> "Tensor":
+        """Score a tensor so that gradients reach it; only some rewards can, and their docs state the deviation."""
+        function = getattr(self.score_function, "differentiable", None)
+        if function is None:
+            raise RewardError(f"reward {self.spec.name!r} has no differentiable path; train with its scores instead")
+        if not is_tensor(images):
+            raise RewardError(
+                f"a differentiable score needs a float tensor [batch, 3, height, width], not {type(images)}"
+            )
+        check_tensor(images)
+        check_companions(self.spec, count_images(images), prompts, metadata)
+        scores: Tensor = function(images, prompts, metadata)
+        return scores
+
+    def state(self) -> dict[str, Any]:
+        """What the reward has learnt from the images it saw, as JSON values: `{}` for nearly every reward."""
+        read = getattr(self.score_function, "state", None)
+        return dict(read()) if callable(read) else {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state()` of an earlier process, so that a resumed run scores as if never interrupted."""
+        write = getattr(self.score_function, "load_state", None)
+        if callable(write):
+            write(state)
+        elif state:
+            raise RewardError(f"reward {self.spec.name!r} keeps no state but was given {sorted(state)}")
+
+
+def adapt(function: Any, reward: str) -> ScoreFunction:
+    """Inspect a callable once and return it behind the one call that `Reward` makes.
+
+    Raises:
+        RewardError: not callable, or of a signature other than `f(images[, prompts[, metadata]])`.
+
+    Example:
+        >>> def score(prompts, images): return [len(prompt) for prompt in prompts]
+        >>> adapt(score, "toy")(None, ["a", "bcd"], None)
+        [1, 3]
+    """
+    if not callable(function):
+        raise RewardError(f"reward {reward!r} is {function!r}; want a function of images[, prompts[, metadata]]")
+    return _Adapted(function, _data_names(function, reward))
+
+
+def check_result(raw: Any, name: str, size: int) -> RewardResult:
+    """Turn an array, `(array, info)` or a dict with `"scores"` into a result of `size` finite scores.
+
+    Raises:
+        RewardError: naming the reward, what it returned and what was wanted.
+    """
+    scores, info = _split(raw, name)
+    return RewardResult(_finite_scores(scores, name, size), _per_sample_info(info, name, size))
+
+
+def check_companions(spec: RewardSpec, size: int, prompts: object, metadata: object) -> None:
+    """Check that there is one prompt and one metadata mapping per image, where they are given or needed.
+
+    Raises:
+        RewardError: missing, of another length, or of another type.
+    """
+    for word, given, one in (("prompts", prompts, str), ("metadata", metadata, Mapping)):
+        if given is None:
+            if word in spec.needs:
+                raise RewardError(f"reward {spec.name!r} needs {word}: pass one per image ({size})")
+            continue
+        if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
+            raise RewardError(f"{word} is {_short(given)}; want a list with one item per image ({size})")
+        if len(given) != size:
+            raise RewardError(f"got {len(given)} {word} for {size} images; want one per image")
+        wrong = [item for item in given if not isinstance(item, one)]
+        if wrong:
+            raise RewardError(f"{word} holds {_short(wrong[0])}; want {'strings' if one is str else 'mappings'} only")
+
+
+class _Adapted:
+    """A callable behind the three-argument call; whatever else it offers (`state`, `differentiable`) shows through."""
+
+    def __init__(self, function: Callable[..., Any], names: Sequence[str]) -> None:
+        self._function, self._names = function, names
+
+    def __call__(self, images: Any, prompts: Any, metadata: Any, /) -> Any:
+        data = {"images": images, "prompts": prompts, "metadata": metadata}
+        if set(self._names) <= set(DATA):
+            # By name: among rewards in the wild the order (images, prompts) and its reverse both exist.
+            return self._function(**{name: data[name] for name in self._names})
+        return self._function(*[data[name] for name in DATA[: len(self._names)]])
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._function, name)
+
+
+def _data_names(function: Callable[..., Any], reward: str) -> tuple[str, ...]:
+    """The arguments to give: real names where they are known, `*name` where they go by position."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):
+        return ("*images",)
+    by_name = tuple(p.name for p in parameters if p.name in DATA and p.kind in _NAMED)
+    positional = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
+    required = [p.name for p in positional if p.default is inspect.Parameter.empty]
+    if "images" in by_name and set(required) <= set(by_name):
+        return by_name
+    if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters):
+        return tuple(f"*{name}" for name in DATA)
+    got = ", ".join(p.name for p in positional)
+    if "images" in [p.name for p in positional[1:]]:  # f(texts, images): what comes first can only be guessed
+        raise RewardError(f"reward {reward!r} takes ({got}); name its parameters images, prompts and metadata")
+    if not positional or len(required) > len(DATA):
+        hint = "" if positional else "; a factory is named with (): module:make()"
+        raise RewardError(f"reward {reward!r} takes ({got}); want a function of images[, prompts[, metadata]]{hint}")
+    return tuple(f"*{name}" for name in required) or (f"*{positional[0].name}",)
+
+
+def _score_by_size(
+    reward: Reward, images: Any, size: int, prompts: Sequence[str] | None, metadata: Metadata | None
+) -> RewardResult:
+    """Call once per image size and put the answers back in order."""
+    groups = as_tensors(images)
+    if len(groups) == 1:
+        return _call(reward, groups[0][1], prompts, metadata, size)
+    scores = np.empty(size, np.float32)
+    info: dict[str, list[Any]] = {}
+    for indices, batch in groups:
+        part = _call(reward, batch, _pick(prompts, indices), _pick(metadata, indices), len(indices))
+        scores[indices] = part.scores
+        for key, values in part.info.items():
+            column = info.setdefault(key, [None] * size)
+            for index, value in zip(indices, values, strict=True):
+                column[index] = value
+    return RewardResult(scores, info)
+
+
+def _call(reward: Reward, batch: Any, prompts: Any, metadata: Any, size: int) -> RewardResult:
+    try:
+        raw = reward.score_function(batch, prompts, metadata)
+    except RewardError:
+        raise
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise RewardError(
+            f"reward {reward.spec.name!r} raised {type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+        ) from error
+    return check_result(raw, reward.spec.name, size)
+
+
+def _pick(items: Sequence[Any] | None, indices: Sequence[int]) -> list[Any] | None:
+    return None if items is None else [items[index] for index in indices]
+
+
+def _split(raw: Any, name: str) -> tuple[Any, Any]:
+    if isinstance(raw, Mapping):
+        if "scores" not in raw:
+            keys = ", ".join(map(str, raw))
+            raise RewardError(f"reward {name!r} returned a dict with {keys or 'nothing'}; want a key 'scores'")
+        return raw["scores"], {key: value for key, value in raw.items() if key != "scores"}
+    if isinstance(raw, tuple) and len(raw) == 2 and isinstance(raw[1], Mapping):
+        return raw[0], raw[1]
+    return raw, {}
+
+
+def _finite_scores(scores: Any, name: str, size: int) -> Float[np.ndarray, " batch"]:
+    wanted = f"want {size} finite numbers, one per image"
+    values = _to_array(scores)
+    if values is None or values.dtype.kind not in "fiub":
+        raise RewardError(f"reward {name!r} returned {_short(scores)}; {wanted}")
+    if values.shape != (size,):
+        raise RewardError(f"reward {name!r} returned scores of shape {list(values.shape)}; {wanted}")
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is reported as such
+        numbers = values.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(numbers))
+    if len(bad):
+        raise RewardError(f"reward {name!r} returned {values[bad[0]]} for image {bad[0]}; {wanted}")
+    return numbers
+
+
+def _to_array(scores: Any) -> np.ndarray | None:
+    if isinstance(scores, str | bytes) or scores is None:
+        return None
+    if is_tensor(scores):
+        return np.asarray(scores.detach().double().cpu().numpy())
+    try:
+        items = [item.item() if is_tensor(item) else item for item in scores]
+        return np.asarray(items if isinstance(scores, list | tuple) else scores)
+    except Exception:  # ragged lists, generators, foreign objects: all are "no array", and reported as such
+        return None
+
+
+def _per_sample_info(info: Mapping[Any, Any], name: str, size: int) -> dict[str, list[Any]]:
+    lists = {str(key): _to_list(value) for key, value in info.items()}
+    for key, values in lists.items():
+        if values is None or len(values) != size:
+            raise RewardError(
+                f"reward {name!r} returned info[{key!r}] = {_short(info[key])}; want {size} values, one per image"
+            )
+    return {key: values for key, values in lists.items() if values is not None}
+
+
+def _to_list(value: Any) -> list[Any] | None:
+    if is_tensor(value):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return value.tolist() if value.ndim else None
+    return list(value) if isinstance(value, list | tuple) else None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

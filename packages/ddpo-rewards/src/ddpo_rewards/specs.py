@@ -1,0 +1,79 @@
+"""What a reward is said to be: needs, unit, range, licence, weights. Imports nothing heavy, so listing stays fast."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+ImageForm: TypeAlias = Literal["tensor", "arrays", "any"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weight:
+    """One file (or, with an empty `filename`, one repository) of weights that a reward downloads on first use.
+
+    `source` is `hf://OWNER/REPO` or an `https://` address. A `sha256` (hexadecimal) or `revision` (commit) of
+    `None` is not known to the project: it is recorded at the first download and checked ever after.
+    """
+
+    source: str
+    filename: str = ""
+    revision: str | None = None
+    sha256: str | None = None
+    size: int | None = None  # bytes
+    licence: str = "unknown"
+
+    @property
+    def pin(self) -> str:
+        """How the bytes are pinned, in words."""
+        if self.sha256:
+            return f"sha256 {self.sha256}"
+        revision = f"revision {self.revision}; " if self.revision else ""
+        return f"{revision}recorded at the first download, checked ever after"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferenceScore:
+    """A published score of a known image: whoever installs the reward can check theirs against it."""
+
+    image: str  # address or name of the image
+    score: float
+    tolerance: float
+    source: str
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardSpec:
+    """A reward's description; `factory` is an import string, so that listing rewards imports none of them.
+
+    `factory` is `"package.module:attribute"` or a callable; called with the reward's options it returns the score
+    function `f(images[, prompts[, metadata]])`. `takes` says in which form that function wants its images:
+
+    - `"tensor"`: float32 `[batch, 3, height, width]` in [0, 1] (images of several sizes come in one call per size),
+    - `"arrays"`: a list of uint8 arrays `[height, width, 3]`, sizes may differ, torch is not imported,
+    - `"any"`: a checked tensor or a list of arrays, whatever the caller had.
+    """
+
+    name: str
+    factory: str | Callable[..., Any]
+    summary: str = ""
+    needs: frozenset[str] = frozenset()  # of "prompts", "metadata"
+    takes: ImageForm = "tensor"
+    unit: str = ""
+    range: tuple[float, float] | None = None
+    licence: str = "unknown"
+    source: str = ""
+    weights: tuple[Weight, ...] = ()
+    extras: tuple[str, ...] = ()
+    reference_scores: tuple[ReferenceScore, ...] = ()
+    distribution: str = ""  # filled in when registered
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeSpec:
+    """An offline test of rewards that a plugin offers; `factory` as in `RewardSpec`."""
+
+    name: str
+    factory: str | Callable[..., Any]
+    summary: str = ""
+    distribution: str = ""
