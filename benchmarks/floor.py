@@ -65,7 +65,7 @@ def _training(unet: torch.nn.Module, policy: Policy, options: argparse.Namespace
     steps = stochastic_steps(sampled.timesteps)
     weights = torch.ones(options.batch_size)
     objective = policy_gradient(ddpo_is_loss)
-    updates = tuple(choose_updates(objective, policy, sampled, weights, owned=seeds, seed=0, epoch=0, config=config))
+    updates = tuple(choose_updates(objective, policy, sampled, weights, seed=0, epoch=0, config=config))
     leaves = [leaf for name, leaf in unet.named_parameters() if ".lora_" in name]
     latents, embeddings = sampled.latents[:, 0].contiguous(), policy.encode(prompts)
     time_ = torch.full((options.batch_size,), 500)

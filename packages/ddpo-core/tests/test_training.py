@@ -3,8 +3,11 @@
 from functools import partial
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ddpo_core import (
     DDPOError,
@@ -28,6 +31,7 @@ from ddpo_core import (
 from ddpo_core.batches import Pairs, choose_pairs
 from ddpo_core.diffusion.stable_diffusion import stable_diffusion_policy
 from ddpo_core.distributed import SINGLE
+from ddpo_core.randomness import shuffled_minibatches
 
 SMALL = FitConfig(num_steps=4, samples_per_epoch=16, updates_per_epoch=2, sample_batch_size=8, stats_min_count=4)
 
@@ -77,7 +81,7 @@ def test_the_toy_learns_its_reward():
 def test_a_tiny_diffusion_model_learns_brightness(tiny_policy):
     prompts = ["a cat", "a dog"]
     state = _last(
-        6,
+        10,
         policy=tiny_policy,
         reward_fn=brightness,
         prompts=prompts,
@@ -86,7 +90,7 @@ def test_a_tiny_diffusion_model_learns_brightness(tiny_policy):
     )
     # The same noise before and after: an untrained model moves by less than its samples differ.
     before, after = (
-        evaluate(tiny_policy, params, brightness, prompts * 8, num_steps=4, seeds=range(16)).scores
+        evaluate(tiny_policy, params, brightness, prompts * 32, num_steps=4, seeds=range(64)).scores
         for params in (tiny_policy.params, state.params)
     )
     gain = after - before
@@ -216,16 +220,38 @@ def test_every_prompt_is_drawn_as_often_as_asked():
     assert len(set(drawn)) == 4
 
 
+def _trained(policy, config, **options):
+    """What the network saw in every micro-batch that was trained: latents, times and conditioning."""
+    seen = []
+
+    def watched(params, latents, step, conditioning):
+        if torch.is_grad_enabled():
+            seen.append((latents, step.time, conditioning))
+        return policy.transition(params, latents, step, conditioning)
+
+    _run(1, policy=policy._replace(transition=watched), config=config, **options)
+    return seen
+
+
+def test_minibatches_mix_the_samples_of_a_prompt_that_stand_side_by_side_anew_in_every_pass():
+    sizes = {"samples_per_epoch": 64, "samples_per_prompt": 16, "updates_per_epoch": 4, "passes_per_epoch": 2}
+    # Three of the four steps are trained, so that 48 pairs are the 16 samples of a minibatch.
+    config = SMALL.model_copy(update={**sizes, "micro_batch_size": 48})
+    policy = toy.policy()._replace(encode=lambda drawn: torch.tensor([[float(name), 0.0] for name in drawn]))
+    seen = _trained(policy, config, prompts=[str(number) for number in range(1000)])
+    assert len(seen) == 2 * 4
+    assert all(len(conditioning.unique(dim=0)) > 1 for _, _, conditioning in seen)
+    minibatches = [frozenset(map(tuple, latents.tolist())) for latents, _, _ in seen]
+    assert frozenset.union(*minibatches[:4]) == frozenset.union(*minibatches[4:])
+    assert not set(minibatches[:4]) & set(minibatches[4:])
+
+
 def test_every_pass_trains_all_samples_on_other_steps():
-    config = SMALL.model_copy(update={"num_steps": 9, "timestep_fraction": 0.5, "passes_per_epoch": 3})
-    passes = [
-        choose_pairs(range(16), range(8), fraction=0.5, seed=0, epoch=0, indices=range(16), pass_index=place).steps
-        for place in range(3)
-    ]
-    assert not torch.equal(passes[0], passes[1])
-    assert not torch.equal(passes[1], passes[2])
-    state = _last(1, policy=toy.policy(), config=config)
-    assert state.opt_state["step"] == 2 * 3
+    sizes = {"num_steps": 9, "timestep_fraction": 0.5, "passes_per_epoch": 3, "updates_per_epoch": 1}
+    # Half of the eight stochastic steps of each of 16 samples.
+    seen = _trained(toy.policy(), SMALL.model_copy(update={**sizes, "micro_batch_size": 64}))
+    passes = [frozenset(map(tuple, latents.tolist())) for latents, _, _ in seen]
+    assert len(passes) == len(set(passes)) == 3
 
 
 def test_a_policy_without_noise_has_nothing_to_train():
@@ -363,12 +389,18 @@ def test_samples_that_cannot_be_shared_are_refused():
         next(_fit(toy.policy(), processes=SINGLE._replace(size=3)))
 
 
-def test_processes_own_every_sample_once_and_equal_parts_of_every_update():
-    shares = [SINGLE._replace(rank=rank, size=4).owned(24, 3) for rank in range(4)]
-    assert sorted(index for share in shares for index in share) == list(range(24))
-    for share in shares:
-        assert [sum(8 * update <= index < 8 * update + 8 for index in share) for update in range(3)] == [2, 2, 2]
+@given(updates=st.integers(1, 4), share=st.integers(1, 3), size=st.integers(1, 4), pass_index=st.integers(0, 3))
+def test_processes_share_every_minibatch_of_every_pass_equally(updates, share, size, pass_index):
+    samples = updates * share * size
+    ranks = [SINGLE._replace(rank=rank, size=size) for rank in range(size)]
+    first, later = (shuffled_minibatches(samples, updates, seed=3, epoch=5, pass_index=p) for p in (0, pass_index))
+    assert sorted(later.flatten().tolist()) == list(range(samples))
+    # What one process trains together is what several do.
+    together = np.concatenate([process.share(later) for process in ranks], 1)
+    assert [sorted(minibatch) for minibatch in together.tolist()] == [sorted(row) for row in later.tolist()]
+    assert all(process.share(later).shape == (updates, share) for process in ranks)
+    assert all(process.owned(first) == process.owned(later) for process in ranks)
     # What each collects is in global order again.
-    values = torch.stack([torch.tensor(share).view(3, 2) for share in shares])
-    collecting = SINGLE._replace(size=4, gather=lambda _: values)
-    assert collecting.collect(torch.tensor(shares[0]), 3).tolist() == list(range(24))
+    gathered = torch.tensor([process.owned(first) for process in ranks])
+    collecting = SINGLE._replace(size=size, gather=lambda _: gathered)
+    assert collecting.collect(gathered[0], first).tolist() == list(range(samples))

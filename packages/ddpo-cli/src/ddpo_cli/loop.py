@@ -85,7 +85,6 @@ def _epochs(
 ) -> Iterator[tuple[TrainState, EpochInfo, Sequence[Mapping[str, Any]]]]:
     """Go through the missing epochs, with the samples of all processes; all processes have to go through all."""
     config = setup.config.fit
-    owned = processes.owned(config.samples_per_epoch, config.updates_per_epoch)
     endless = fit(
         state,
         policy=setup.policy,
@@ -98,7 +97,7 @@ def _epochs(
         processes=processes,
     )
     for after, info in islice(endless, max(0, setup.config.epochs - state.epoch)):
-        yield after, info, gather_rows(sample_rows(info, owned), processes)
+        yield after, info, gather_rows(sample_rows(info), processes)
 
 
 def _write_epoch(

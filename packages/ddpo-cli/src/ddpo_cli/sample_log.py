@@ -12,8 +12,8 @@ from ddpo_cli.runs import SAMPLE_LOG
 from ddpo_core import EpochInfo, Processes
 
 
-def sample_rows(info: EpochInfo, indices: Sequence[int]) -> list[dict[str, Any]]:
-    """One row per sample of this process; `indices` are their places among the samples of the epoch."""
+def sample_rows(info: EpochInfo) -> list[dict[str, Any]]:
+    """One row per sample of this process; `sample` is its place among those of the epoch."""
     # By their shortest decimals, as float32 prints: -2.196 and not -2.196000099182129.
     scores, advantages = (
         [float(str(value)) for value in np.asarray(values, np.float32)] for values in (info.scores, info.advantages)
@@ -28,7 +28,7 @@ def sample_rows(info: EpochInfo, indices: Sequence[int]) -> list[dict[str, Any]]
             **({"metadata": plain(info.metadata[place])} if info.metadata[place] else {}),
             **({"info": {key: plain(values[place]) for key, values in info.info.items()}} if info.info else {}),
         }
-        for place, index in enumerate(indices)
+        for place, index in enumerate(info.indices)
     ]
 
 

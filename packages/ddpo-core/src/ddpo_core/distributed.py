@@ -6,7 +6,9 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, distributed
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
@@ -36,28 +38,33 @@ class Processes(NamedTuple):
         """Whether this process is the one that writes files and talks to the terminal."""
         return self.rank == 0
 
-    def owned(self, samples: int, updates: int) -> tuple[int, ...]:
-        """List the global sample indices of this process: its equal share of every update, in order.
+    def share(self, minibatches: Int[np.ndarray, "minibatches columns"]) -> Int[np.ndarray, "minibatches own"]:
+        """Take this process's equal part of every minibatch: its columns, whose number is a multiple of `size`.
 
         Example:
-            >>> SINGLE._replace(rank=1, size=2).owned(8, 2)
-            (2, 3, 6, 7)
+            >>> SINGLE._replace(rank=1, size=2).share(np.array([[5, 2, 1, 0], [3, 4, 7, 6]])).tolist()
+            [[1, 0], [7, 6]]
         """
-        share = samples // (updates * self.size)
-        return tuple(
-            update * share * self.size + self.rank * share + place
-            for update in range(updates)
-            for place in range(share)
-        )
+        return np.split(minibatches, self.size, axis=1)[self.rank]
 
-    def collect(self, local: Tensor, updates: int) -> Tensor:
+    def owned(self, minibatches: Int[np.ndarray, "minibatches columns"]) -> tuple[int, ...]:
+        """List the global sample indices of this process, ascending; they are the same in every pass of an epoch.
+
+        Example:
+            >>> SINGLE._replace(rank=1, size=2).owned(np.array([[5, 2, 1, 0], [3, 4, 7, 6]]))
+            (0, 1, 6, 7)
+        """
+        return tuple(sorted(self.share(minibatches).flatten().tolist()))
+
+    def collect(self, local: Tensor, minibatches: Int[np.ndarray, "minibatches columns"]) -> Tensor:
         """Put values of `owned` samples from all processes in global sample order.
 
         Example:
-            >>> SINGLE.collect(torch.arange(4), 2)
+            >>> SINGLE.collect(torch.arange(4), np.array([[3, 1], [0, 2]]))
             tensor([0, 1, 2, 3])
         """
-        return self.gather(local.view(updates, -1)).transpose(0, 1).flatten()
+        indices = [index for rank in range(self.size) for index in self._replace(rank=rank).owned(minibatches)]
+        return self.gather(local).flatten()[torch.tensor(indices).argsort()]
 
 
 SINGLE = Processes(0, 1, lambda tensors: tensors, lambda tensor: torch.unsqueeze(tensor, 0))

@@ -12,7 +12,7 @@ from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import DDPOError
 from ddpo_core.objectives import Objective, as_objective
 from ddpo_core.prompts import PromptSet, as_prompt_set, pick_prompts
-from ddpo_core.randomness import sample_seeds
+from ddpo_core.randomness import sample_seeds, shuffled_minibatches
 from ddpo_core.rollout import Rollout, draw_prompts, roll_out
 from ddpo_core.types import (
     EpochInfo,
@@ -42,7 +42,10 @@ def train_epoch(
     objective = as_objective(loss_fn)
     objective.check(policy, config)
     _check_shares(config, processes)
-    owned = processes.owned(config.samples_per_epoch, config.updates_per_epoch)
+    minibatches = shuffled_minibatches(
+        config.samples_per_epoch, config.updates_per_epoch, seed=state.seed, epoch=state.epoch
+    )
+    owned = processes.owned(minibatches)
     drawn = _draw_all(as_prompt_set(prompts), state, config)
     rollout = roll_out(
         policy,
@@ -55,7 +58,7 @@ def train_epoch(
         reward_workers=config.reward_workers,
         progress=progress,
     )
-    scores = processes.collect(rollout.scores, config.updates_per_epoch)
+    scores = processes.collect(rollout.scores, minibatches)
     stats, advantages = objective.weigh(state.prompt_stats, drawn.prompts, scores, config)
     own_advantages = advantages[list(owned)]
     start = time.perf_counter()
@@ -68,10 +71,10 @@ def train_epoch(
             policy,
             rollout.trajectories,
             own_advantages,
-            owned=owned,
             seed=state.seed,
             epoch=state.epoch,
             config=config,
+            processes=processes,
         ),
         policy=policy,
         optimizer=optimizer,

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 # A stream's number is part of the meaning of a seed: append, never reorder.
-_PURPOSES = ("noise", "prompt", "steps", "regression")
+_PURPOSES = ("noise", "prompt", "steps", "regression", "shuffle")
 
 
 def generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
@@ -32,6 +32,35 @@ def sample_seeds(seed: int, epoch: int, indices: Sequence[int]) -> tuple[int, ..
         True
     """
     return tuple(int(_sequence(seed, "noise", epoch, index).generate_state(1, np.uint64)[0]) for index in indices)
+
+
+def shuffled_minibatches(
+    samples: int, minibatches: int, *, seed: int, epoch: int, pass_index: int = 0
+) -> Int[np.ndarray, "minibatches columns"]:
+    """Deal the global sample indices of an epoch into minibatches, mixed anew in every pass over them.
+
+    The first pass deals a permutation; later ones permute every column over the minibatches. So the samples of a
+    column stay with it, and processes that own columns share every minibatch of every pass equally.
+
+    Args:
+        samples: How many, a multiple of `minibatches`.
+        minibatches: How many per pass.
+        seed: The seed of the run.
+        epoch: The epoch, from 0.
+        pass_index: The pass, from 0.
+
+    Example:
+        >>> first, second = (shuffled_minibatches(8, 2, seed=0, epoch=0, pass_index=place) for place in (0, 1))
+        >>> first.shape, sorted(first.flatten().tolist()), bool((first == second).all())
+        ((2, 4), [0, 1, 2, 3, 4, 5, 6, 7], False)
+        >>> (np.sort(first, 0) == np.sort(second, 0)).all()
+        np.True_
+
+    Source: jannerm/ddpo and ddpo-pytorch, `train.py`, which shuffle all samples in every pass; the fixed columns are
+        ours.
+    """
+    dealt = generator(seed, "shuffle", epoch).permutation(samples).reshape(minibatches, -1)
+    return dealt if pass_index == 0 else generator(seed, "shuffle", epoch, pass_index).permuted(dealt, axis=0)
 
 
 def gaussian_noise(seeds: Sequence[int], shape: Sequence[int]) -> Float[Tensor, "batch ..."]:

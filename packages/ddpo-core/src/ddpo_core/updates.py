@@ -12,6 +12,7 @@ from ddpo_core.config import FitConfig
 from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import NonFiniteError
 from ddpo_core.objectives import Objective, Share, as_objective
+from ddpo_core.randomness import shuffled_minibatches
 from ddpo_core.rows import map_rows, split_rows
 from ddpo_core.types import LossFunction, Metrics, Optimizer, Policy, Progress, Rows, TrainState, Trajectories
 
@@ -84,40 +85,43 @@ def choose_updates(
     trajectories: Trajectories,
     weights: Float[Tensor, " batch"],
     *,
-    owned: Sequence[int],
     seed: int,
     epoch: int,
     config: FitConfig,
+    processes: Processes = SINGLE,
 ) -> Iterator[Rows]:
     """Choose the rows of every update of an epoch, one after the other.
 
-    Samples are independent, so updates take them in order.
+    A prompt's samples stand side by side, so every pass mixes them (`shuffled_minibatches`).
 
     Args:
         objective: What is trained.
         policy: The policy that was sampled.
         trajectories: What was sampled.
         weights: One per trajectory, on the CPU.
-        owned: The global index of every trajectory of this process.
         seed: The seed of the run.
         epoch: The epoch, from 0.
-        config: Its `updates_per_epoch` and `passes_per_epoch` are used, and what the objective uses.
+        config: Its `samples_per_epoch`, `updates_per_epoch` and `passes_per_epoch` are used, and what the objective
+            uses.
+        processes: The processes that share every update.
 
     Example:
         >>> from ddpo_core import ddpo_sf_loss, sample_trajectories, toy
         >>> policy = toy.policy()
         >>> sampled = sample_trajectories(policy, policy.params, ["left"] * 4, num_steps=2, seeds=range(4))
-        >>> updates = choose_updates(as_objective(ddpo_sf_loss), policy, sampled, torch.ones(4), owned=range(4), seed=0,
-        ...                          epoch=0, config=FitConfig(num_steps=2, updates_per_epoch=2))
-        >>> [pairs.samples.tolist() for pairs in updates]
-        [[0, 1], [2, 3]]
+        >>> updates = choose_updates(as_objective(ddpo_sf_loss), policy, sampled, torch.ones(4), seed=0, epoch=0,
+        ...                          config=FitConfig(num_steps=2, samples_per_epoch=4, updates_per_epoch=2))
+        >>> sorted(sample for pairs in updates for sample in pairs.samples.tolist())
+        [0, 1, 2, 3]
     """
-    share = len(owned) // config.updates_per_epoch
     for pass_index in range(config.passes_per_epoch):
-        for start in range(0, len(owned), share):
-            samples = range(start, start + share)
-            own = Share(samples, owned[start : start + share], seed, epoch, pass_index)
-            yield objective.choose(policy, trajectories, weights, own, config)
+        minibatches = shuffled_minibatches(
+            config.samples_per_epoch, config.updates_per_epoch, seed=seed, epoch=epoch, pass_index=pass_index
+        )
+        rows = {index: row for row, index in enumerate(processes.owned(minibatches))}
+        for indices in processes.share(minibatches).tolist():
+            share = Share([rows[index] for index in indices], indices, seed, epoch, pass_index)
+            yield objective.choose(policy, trajectories, weights, share, config)
 
 
 def train_updates(
