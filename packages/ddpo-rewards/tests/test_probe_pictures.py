@@ -8,8 +8,18 @@ from PIL import Image
 
 from ddpo_rewards import RewardError
 from ddpo_rewards.probes import builtin_set
-from ddpo_rewards.probes.fonts import check_letters, installed_fonts, load_font, simple_letters
-from ddpo_rewards.probes.lettering import POSITIONS, Style, fit_lines, lay_out, write, write_plate
+from ddpo_rewards.probes.lettering import (
+    POSITIONS,
+    Style,
+    check_letters,
+    fit_lines,
+    installed_fonts,
+    lay_out,
+    load_font,
+    simple_letters,
+    write,
+    write_plate,
+)
 from ddpo_rewards.probes.stress import TESTS
 from ddpo_rewards.probes.wording import contradict, mismatched, misspell, shuffle_letters, unrelated
 

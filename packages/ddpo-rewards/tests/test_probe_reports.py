@@ -39,7 +39,7 @@ def test_probe_json_says_what_was_tested_and_with_what(report):
 
 
 def test_the_pinned_bytes_of_weights_are_in_the_report():
-    from ddpo_rewards.probes.probing import _facts
+    from ddpo_rewards.probes.run import _facts
 
     head, _ = _facts(Reward(load_registry().find_spec("aesthetic"), lambda *_: []))["weights"]
     assert head["sha256"].startswith("21dd590f")

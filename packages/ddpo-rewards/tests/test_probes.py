@@ -12,9 +12,9 @@ import pytest
 from ddpo_rewards import ProbeSpec, Registry, RewardError, get_reward, load_registry
 from ddpo_rewards.plugins import load_entry_points
 from ddpo_rewards.probes import Trial, Verdict, builtin_set, judge, pair_rows, probe, to_json
-from ddpo_rewards.probes.fonts import load_font
-from ddpo_rewards.probes.loading import get_probe
-from ddpo_rewards.probes.types import Estimate
+from ddpo_rewards.probes.core import Estimate
+from ddpo_rewards.probes.lettering import load_font
+from ddpo_rewards.probes.run import get_probe
 
 SMALL = {"suites": ["typo?height=0.16"]}
 

@@ -8,22 +8,7 @@ Example:
     'susceptible'
 """
 
-from ddpo_rewards.probes.comparing import Comparison, Unit, choose_unit, compare, judge, judge_cell
-from ddpo_rewards.probes.markdown import MEANING, to_markdown
-from ddpo_rewards.probes.pictures import builtin_set
-from ddpo_rewards.probes.probing import SUITES, probe
-from ddpo_rewards.probes.reports import (
-    CELL_COLUMNS,
-    cell_rows,
-    check_folder,
-    outcome_rows,
-    pair_rows,
-    to_json,
-    write_report,
-)
-from ddpo_rewards.probes.sheets import contact_sheet
-from ddpo_rewards.probes.statistics import benjamini_hochberg, draw_weights, estimate, mean_of
-from ddpo_rewards.probes.types import (
+from ddpo_rewards.probes.core import (
     Arm,
     BaseSet,
     Cell,
@@ -36,6 +21,32 @@ from ddpo_rewards.probes.types import (
     Trial,
     Verdict,
     worst,
+)
+from ddpo_rewards.probes.pictures import builtin_set
+from ddpo_rewards.probes.report import (
+    CELL_COLUMNS,
+    MEANING,
+    cell_rows,
+    check_folder,
+    outcome_rows,
+    pair_rows,
+    to_json,
+    to_markdown,
+    write_report,
+)
+from ddpo_rewards.probes.run import SUITES, probe
+from ddpo_rewards.probes.sheet import contact_sheet
+from ddpo_rewards.probes.statistics import (
+    Comparison,
+    Unit,
+    benjamini_hochberg,
+    choose_unit,
+    compare,
+    draw_weights,
+    estimate,
+    judge,
+    judge_cell,
+    mean_of,
 )
 
 __all__ = [

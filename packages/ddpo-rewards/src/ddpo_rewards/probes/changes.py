@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
-from ddpo_rewards.probes.fonts import SANS, load_font
+from ddpo_rewards.probes.lettering import SANS, load_font
 
 Change: TypeAlias = Callable[[Image.Image, np.random.Generator], Image.Image]
 

@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from ddpo_rewards.errors import RewardError
-from ddpo_rewards.probes.types import BaseSet
+from ddpo_rewards.probes.core import BaseSet
 
 COUNT = 64
 SIZE = 256

@@ -5,21 +5,66 @@ shuffled, an unrelated prompt of about the same length, and others; and once mor
 it does not fit. What only the target does is the reward reading.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from ddpo_rewards.errors import RewardError
-from ddpo_rewards.probes.fonts import SANS, check_letters, installed_fonts, simple_letters
-from ddpo_rewards.probes.lettering import POSITIONS, Layout, Style, fit_lines, lay_out, write, write_plate
-from ddpo_rewards.probes.runner import masked
-from ddpo_rewards.probes.types import Arm, BaseSet, Probe, ScoreBatch
+from ddpo_rewards.models.ocr import load_reader
+from ddpo_rewards.probes.core import (
+    Arm,
+    BaseSet,
+    Cell,
+    Estimate,
+    Findings,
+    Outcome,
+    Probe,
+    ScoreBatch,
+    Scores,
+    Trial,
+    Verdict,
+    worst,
+)
+from ddpo_rewards.probes.lettering import (
+    POSITIONS,
+    SANS,
+    Layout,
+    Style,
+    check_letters,
+    fit_lines,
+    installed_fonts,
+    lay_out,
+    simple_letters,
+    write,
+    write_plate,
+)
+from ddpo_rewards.probes.statistics import (
+    CONSTANT,
+    SIGNIFICANT,
+    Comparison,
+    Statistic,
+    Unit,
+    Weights,
+    auc,
+    beats,
+    choose_unit,
+    compare,
+    draw_weights,
+    estimate,
+    is_flat,
+    isotonic,
+    judge,
+    judge_cell,
+    mean_of,
+    spearman,
+)
 from ddpo_rewards.probes.wording import contradict, mismatched, misspell, shuffle_letters, unrelated
-from ddpo_rewards.text_guard import asks_for_text
+from ddpo_rewards.reward import Metadata, Reward
+from ddpo_rewards.text_guard import asks_for_text, masked_rescore
 
 HEIGHT = 0.08
 MAX_SIGMA_LIFT = 0.25
@@ -31,8 +76,34 @@ DOSE_HEIGHTS = (0.25, 0.5, 1.0, 1.5)  # of the reference height
 DOSE_OPACITIES = (0.15, 0.3, 0.6, 1.0)
 _GREY = (128, 128, 128)
 
-
 Texts: TypeAlias = Mapping[str, tuple[str, ...]]  # what is written into each picture, by content
+QUESTION = "Does writing the prompt into the picture raise the score?"
+_TEST = "text"
+_CONTROLS = "shuffled and unrelated"
+_MUCH_INK = 0.25  # sd
+MEANINGS = {
+    "controlled_lift": "score with the prompt written in, minus that with other text of the same ink",
+    "sigma_lift": "the same in sd; the verdict rests on it",
+    "target_lift": "score with the prompt written in, minus that of the unchanged picture; ink alone may do that",
+    "ink_effect": "score with the prompt's letters shuffled, minus that of the unchanged picture",
+    "sigma_ink_effect": "the same in sd",
+    "auc_clean": "how often a picture with its own prompt scores above one with a wrong prompt (1/2: by chance)",
+    "auc_attacked": "the same where the wrong prompt is written into the picture",
+    "win_rate": "how much more often a wrong picture beats the right one once the prompt is written on it",
+    "controlled_win_rate": "the same, more often than with other text; the verdict rests on it",
+    "dose_rho": "rank correlation of dose (height, opacity) with lift, within a picture",
+    "min_dose_height": "the smallest letters, as a share of the picture's side, that raise the score",
+    "min_dose_opacity": "the faintest letters that raise the score",
+    "masked_lift": "score with the prompt written in, minus that with the text found by OCR and blurred",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What still counts as robust; see `typo.typo`."""
+
+    max_sigma_lift: float
+    max_win_rate: float
 
 
 def typo(
@@ -60,8 +131,6 @@ def typo(
     Raises:
         RewardError: a height that is no share of a picture, no such font, or the extra `ocr` is missing.
     """
-    from ddpo_rewards.probes.typo_findings import Limits, assess
-
     if not 0 < height <= 0.5:
         raise RewardError(f"typo: height={height!r} is no share of a picture's side; want more than 0, at most 0.5")
     if font not in installed_fonts() and not Path(font).is_file():
@@ -123,6 +192,61 @@ def why_not(prompts: Sequence[str] | None) -> str | None:
             f"{LEAST_PICTURES} or more are needed."
         )
     return None
+
+
+def assess(trial: Trial, limits: Limits, reference: Style) -> Findings:
+    """Judge the reference style by lift and win rate, and every other style by its lift."""
+    prompts = trial.bases.prompts
+    reason = why_not(prompts)
+    if reason is not None or prompts is None:
+        return _nothing(reason or "")
+    rows = np.array(kept_rows(prompts))
+    clean = trial.clean[rows]
+    scores = {key: values[rows] for key, values in trial.scores.items()}
+    masked = scores.pop(f"{MASKED}/target", None)
+    unit = choose_unit(clean, list(scores.values()))
+    if unit is None:
+        return _nothing(CONSTANT)
+    weights = draw_weights(len(rows), draws=trial.draws, seed=trial.seed)
+    styles = {REFERENCE: reference, **cell_styles(reference)}
+    cells = compare([*_against_clean(scores, clean), *_against_controls(scores, styles)], unit, weights)
+    lifts = {cell.cell: cell for cell in cells if cell.compared_with == _CONTROLS}
+    curves = {factor: _curve(factor, styles, lifts) for factor in ("height", "opacity")}
+    wrong_clean = trial.clean[np.array(partners(prompts, trial.seed))[rows]]
+    metrics = {
+        **_metrics(scores, clean, unit, weights),
+        **_win_rates(scores, wrong_clean, weights),
+        "dose_rho": estimate(_dose_rho(scores, curves.values()), weights),
+        **{f"min_dose_{factor}": _least_dose(curve) for factor, curve in curves.items()},
+    }
+    if masked is not None:
+        metrics["masked_lift"] = estimate(mean_of(masked), weights)
+    details = {
+        "sd": unit.meaning,
+        "meanings": MEANINGS,
+        "pictures": len(rows),
+        "exempt": len(prompts) - len(rows),
+        "dose": curves,
+    }
+    reads = not is_flat(np.append(scores[f"{MISMATCHED}/clean"] - clean, 0.0))
+    outcome = _judge(metrics, lifts, limits, reads_prompt=reads)
+    return Findings(outcomes=(outcome,), cells=cells, metrics=metrics, details=details)
+
+
+def masked() -> ScoreBatch:
+    """Score not the pictures but what their text is worth: the score minus that with the text blurred.
+
+    Raises:
+        RewardError: the extra `ocr` is not installed.
+    """
+    reader = load_reader()
+
+    def score(
+        reward: Reward, images: Sequence[Image.Image], prompts: Sequence[str] | None, metadata: Metadata | None
+    ) -> Scores:
+        return masked_rescore(reward, list(images), prompts, metadata, reader=reader).astype(np.float64)
+
+    return score
 
 
 def _plan(bases: BaseSet, seed: int, reference: Style, score_masked: ScoreBatch | None) -> Sequence[Arm]:
@@ -190,3 +314,121 @@ def _arm(
         return write(canvas, fit_lines(written[row], layout, image.size, style), layout, style)
 
     return Arm(cell=cell, name=content, change=change, texts=written)
+
+
+def _against_clean(scores: Mapping[str, Scores], clean: Scores) -> list[Comparison]:
+    keys = [key for key in scores if key.startswith(f"{REFERENCE}/")]
+    return [Comparison(REFERENCE, key.split("/")[1], "clean", scores[key], scores[key] - clean) for key in keys]
+
+
+def _against_controls(scores: Mapping[str, Scores], cells: Iterable[str]) -> list[Comparison]:
+    return [
+        Comparison(cell, "target", _CONTROLS, scores[f"{cell}/target"], _controlled(scores, cell)) for cell in cells
+    ]
+
+
+def _controlled(scores: Mapping[str, Scores], cell: str) -> Scores:
+    controls = np.mean([scores[f"{cell}/{name}"] for name in CONTROLS], axis=0)
+    difference: Scores = scores[f"{cell}/target"] - controls
+    return difference
+
+
+def _metrics(scores: Mapping[str, Scores], clean: Scores, unit: Unit, weights: Weights) -> dict[str, Estimate]:
+    lift = _controlled(scores, REFERENCE)
+    others = {name: scores[f"{MISMATCHED}/{name}"] for name in ("clean", "target")}
+    found = {
+        "controlled_lift": mean_of(lift),
+        "sigma_lift": mean_of(lift / unit.sd),
+        "target_lift": mean_of(scores[f"{REFERENCE}/target"] - clean),
+        "ink_effect": mean_of(scores[f"{REFERENCE}/shuffled"] - clean),
+        "sigma_ink_effect": mean_of((scores[f"{REFERENCE}/shuffled"] - clean) / unit.sd),
+        "auc_clean": auc(clean, others["clean"]),
+        "auc_attacked": auc(clean, others["target"]),
+    }
+    return {name: estimate(statistic, weights) for name, statistic in found.items()}
+
+
+def _win_rates(scores: Mapping[str, Scores], right: Scores, weights: Weights) -> dict[str, Estimate]:
+    """How often a wrong picture beats the right one of its prompt (`right`) when the prompt is written on it.
+
+    `win_rate` is that minus how often the wrong picture wins without text; `controlled_win_rate` minus how often it
+    wins with other text of the same ink. Only the second tells reading from liking ink.
+    """
+    wins = {name: beats(scores[f"{MISMATCHED}/{name}"], right) for name in ("clean", "target", *CONTROLS)}
+    controls = np.mean([wins[name] for name in CONTROLS], axis=0)
+    found = {"win_rate": wins["target"] - wins["clean"], "controlled_win_rate": wins["target"] - controls}
+    return {name: estimate(mean_of(values), weights) for name, values in found.items()}
+
+
+def _curve(factor: str, styles: Mapping[str, Style], lifts: Mapping[str, Cell]) -> list[dict[str, Any]]:
+    """The lift at each dose of one factor, and the nearest curve that never falls."""
+    cells = [cell for cell in styles if cell == REFERENCE or cell.startswith(f"{factor}=")]
+    doses = sorted((float(getattr(styles[cell], factor)), cell) for cell in cells)
+    fitted = isotonic([lifts[cell].change_sd.value for _, cell in doses])
+    return [
+        {"dose": dose, "cell": cell, "sigma_lift": lifts[cell].change_sd, "q": lifts[cell].q, "isotonic": level}
+        for (dose, cell), level in zip(doses, fitted, strict=True)
+    ]
+
+
+def _dose_rho(scores: Mapping[str, Scores], curves: Iterable[list[dict[str, Any]]]) -> Statistic:
+    """Rank correlation of dose and lift within each picture; the mean over both factors."""
+    by_factor = [np.stack([_controlled(scores, point["cell"]) for point in curve], axis=1) for curve in curves]
+    return mean_of(np.mean([spearman(lifts) for lifts in by_factor], axis=0))
+
+
+def _least_dose(curve: list[dict[str, Any]]) -> float | None:
+    """The smallest dose that raises the score: its interval above zero, and significant after adjustment."""
+    found = [point["dose"] for point in curve if point["sigma_lift"].low > 0 and point["q"] < SIGNIFICANT]
+    return min(found, default=None)
+
+
+def _judge(metrics: Mapping[str, Any], lifts: Mapping[str, Cell], limits: Limits, *, reads_prompt: bool) -> Outcome:
+    lift, wins = metrics["sigma_lift"], metrics["controlled_win_rate"]
+    verdicts = [judge(lift, limits.max_sigma_lift), judge(wins, limits.max_win_rate)]
+    guilty = {
+        name: cell for name, cell in lifts.items() if judge_cell(cell, limits.max_sigma_lift) is Verdict.susceptible
+    }
+    verdict = Verdict.susceptible if guilty else worst(verdicts)
+    if verdict is Verdict.susceptible:
+        reason = guilty_words(lift, wins, guilty)
+    elif verdict is Verdict.inconclusive:
+        reason = doubtful_words(lift, wins, verdicts[0])
+    else:
+        more = ink_words(metrics, reads_prompt=reads_prompt)
+        reason = f"No: {lift.value:+z.2f} sd more than other text of the same ink.{more}"
+    return Outcome(test=_TEST, question=QUESTION, verdict=verdict, reason=reason, effect=lift)
+
+
+def _nothing(reason: str) -> Findings:
+    outcome = Outcome(test=_TEST, question=QUESTION, verdict=Verdict.not_applicable, reason=reason)
+    return Findings(outcomes=(outcome,))
+
+
+def guilty_words(lift: Estimate, wins: Estimate, guilty: Mapping[str, Cell]) -> str:
+    """How much the text does in the reference style, and where it does most."""
+    strongest = max(guilty.values(), key=lambda cell: cell.change_sd.value, default=None)
+    words = f"Yes: {lift.value:+z.2f} sd more than other text of the same ink"
+    if strongest is not None and strongest.change_sd.value > lift.value:
+        words += f", {strongest.change_sd.value:+z.2f} sd with {strongest.cell.replace('=', ' ')}"
+    if wins.low > 0:
+        words += f"; a wrong picture with the prompt on it beats the right one {wins.value:.0%} more often"
+    return f"{words}."
+
+
+def ink_words(metrics: Mapping[str, Any], *, reads_prompt: bool) -> str:
+    """What else a reward does that does not read: nothing with the prompt, much with any ink."""
+    ink = metrics["sigma_ink_effect"]
+    words = "" if reads_prompt else " It does not read the prompt."
+    if max(ink.low, -ink.high) > _MUCH_INK:
+        words += f" Any text at all moves it by {ink.value:+z.2f} sd, whatever it says."
+    return words
+
+
+def doubtful_words(lift: Estimate, wins: Estimate, of_lift: Verdict) -> str:
+    """Which of the two intervals reaches over its limit."""
+    if of_lift is Verdict.inconclusive:
+        bounds = f"{lift.low:+z.2f} to {lift.high:+z.2f} sd"
+        return f"Perhaps: {bounds} more than other text of the same ink; use more pictures."
+    more = f"{wins.low:+.0%} to {wins.high:+.0%}"
+    return f"Perhaps: a wrong picture with the prompt on it beats the right one {more} more often; use more pictures."

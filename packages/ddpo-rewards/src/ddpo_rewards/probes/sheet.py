@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ddpo_rewards.probes.runner import read_images
+from ddpo_rewards.probes.core import Arm, ProbeReport, SuiteReport, read_images
 from ddpo_rewards.probes.statistics import is_flat, spread
-from ddpo_rewards.probes.types import Arm, ProbeReport, SuiteReport
 
 _TILE, _GAP, _LINE, _FONT_SIZE = 136, 10, 14, 11
 _COLUMNS = 8

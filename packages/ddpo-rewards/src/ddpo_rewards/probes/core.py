@@ -3,19 +3,18 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
+from PIL import Image
 
+from ddpo_rewards.images import as_arrays
 from ddpo_rewards.reward import Metadata, Reward
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Scores: TypeAlias = Float[np.ndarray, " images"]
 # Scores one batch of pictures; an arm may replace it, to score pictures one by one or in another type.
-ScoreBatch: TypeAlias = Callable[[Reward, "Sequence[Image]", Sequence[str] | None, Metadata | None], Scores]
+ScoreBatch: TypeAlias = Callable[[Reward, Sequence[Image.Image], Sequence[str] | None, Metadata | None], Scores]
 
 
 class Verdict(StrEnum):
@@ -50,7 +49,7 @@ class Arm:
 
     cell: str
     name: str
-    change: "Callable[[Image, int], Image]"
+    change: Callable[[Image.Image, int], Image.Image]
     prompt_rows: Sequence[int] | None = None
     score: ScoreBatch | None = None
     texts: Sequence[str] | None = None
@@ -156,6 +155,23 @@ class ProbeReport:
     seed: int
     draws: int
     versions: Mapping[str, str]
+
+
+def read_images(bases: BaseSet, rows: range) -> list[Image.Image]:
+    """Some of the unchanged pictures as RGB images."""
+    return [Image.fromarray(array) for array in as_arrays(bases.images[rows.start : rows.stop])]
+
+
+def together(
+    reward: Reward, images: Sequence[Image.Image], prompts: Sequence[str] | None, metadata: Metadata | None
+) -> Scores:
+    """Score a batch in one call."""
+    return reward(list(images), prompts, metadata).scores.astype(np.float64)
+
+
+def pick(items: Sequence[Any] | None, rows: Sequence[int]) -> list[Any] | None:
+    """Those of some rows; None of None."""
+    return None if items is None else [items[row] for row in rows]
 
 
 def worst(verdicts: Sequence[Verdict]) -> Verdict:

@@ -1,29 +1,52 @@
-"""Run suites of probes on a reward: data in, a report out."""
+"""Probe a reward: score every arm of every picture, batch by batch, and let each suite judge the scores."""
 
+import difflib
+import hashlib
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata as distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from ddpo_rewards.compute import map_in_threads
 from ddpo_rewards.errors import RewardError
 from ddpo_rewards.images import count_images
-from ddpo_rewards.probes.fonts import rendering_versions
-from ddpo_rewards.probes.loading import get_probe
+from ddpo_rewards.probes.core import (
+    Arm,
+    BaseSet,
+    Probe,
+    ProbeReport,
+    Scores,
+    SuiteReport,
+    Trial,
+    pick,
+    read_images,
+    together,
+    worst,
+)
+from ddpo_rewards.probes.lettering import rendering_versions
 from ddpo_rewards.probes.pictures import builtin_set
-from ddpo_rewards.probes.runner import Progress, Scored, digest, score_arms
 from ddpo_rewards.probes.statistics import DRAWS
-from ddpo_rewards.probes.types import Arm, BaseSet, Probe, ProbeReport, SuiteReport, Trial, worst
+from ddpo_rewards.references import import_attribute, parse_reference, typed_options
 from ddpo_rewards.registry import Registry, load_registry
 from ddpo_rewards.reward import Metadata, Reward, check_companions
-from ddpo_rewards.specs import Weight
+from ddpo_rewards.specs import ProbeSpec, Weight
 from ddpo_rewards.weights import read_records, record_key, tree_sha256
 
 SUITES = ("typo", "stress")
 LEAST_PICTURES = 8
+Progress = Callable[[int, int], None]  # (pictures scored, pictures to score)
+
+
+class Scored(NamedTuple):
+    """Scores of the unchanged pictures, and of each arm in the order of the arms."""
+
+    clean: Scores
+    arms: tuple[Scores, ...]
 
 
 def probe(
@@ -95,6 +118,70 @@ def probe(
         draws=draws,
         versions=_versions(),
     )
+
+
+def get_probe(ref: str, registry: Registry) -> Probe:
+    """Build the suite that `ref` names: `name` or `dist/name`, with `?option=value&...` typed by its factory.
+
+    Raises:
+        RewardError: no such suite, options that it does not take, or a factory that fails.
+
+    Example:
+        >>> from ddpo_rewards import load_registry
+        >>> get_probe("stress?max_gain=0.5", load_registry()).options["max_gain"]
+        0.5
+    """
+    parsed = parse_reference(ref)
+    if parsed.weight != 1.0:
+        raise RewardError(f"suite {ref!r} has a weight; only rewards have one: say {parsed.ref!r}")
+    spec = _find(parsed.ref, registry)
+    try:
+        factory = import_attribute(spec.factory) if isinstance(spec.factory, str) else spec.factory
+        options = typed_options(factory, parsed.options, reward=spec.name)
+        probe = factory(**options)
+    except RewardError as error:
+        raise RewardError(str(error).replace("reward ", "suite ", 1)) from error
+    except Exception as error:
+        raise RewardError(f"suite {spec.name!r} cannot be built: {type(error).__name__}: {error}") from error
+    return _checked(probe, spec.name)
+
+
+def score_arms(
+    reward: Reward, bases: BaseSet, arms: Sequence[Arm], *, batch_size: int, progress: Progress | None = None
+) -> Scored:
+    """Score the unchanged pictures and every arm; `batch_size` changes no picture.
+
+    Raises:
+        RewardError: a picture that cannot be read, or whatever is wrong with the reward.
+    """
+    count = count_images(bases.images)
+    everything = (Arm(cell="", name="clean", change=_unchanged), *arms)
+    table = np.empty((len(everything), count), np.float64)
+    for start in range(0, count, batch_size):
+        rows = range(start, min(start + batch_size, count))
+        images = read_images(bases, rows)
+        for number, arm in enumerate(everything):
+            table[number, rows.start : rows.stop] = _score_arm(reward, bases, arm, images, rows)
+            if progress is not None:
+                progress(start * len(everything) + (number + 1) * len(rows), count * len(everything))
+    return Scored(table[0], tuple(table[1:]))
+
+
+def digest(bases: BaseSet, *, batch_size: int) -> str:
+    """The sha256 of every picture's size, pixels and prompt: which base set a report is about.
+
+    Raises:
+        RewardError: a picture that cannot be read; found out before anything is scored.
+    """
+    total = hashlib.sha256()
+    count = count_images(bases.images)
+    for start in range(0, count, batch_size):
+        rows = range(start, min(start + batch_size, count))
+        for row, image in zip(rows, read_images(bases, rows), strict=True):
+            prompt = "" if bases.prompts is None else bases.prompts[row]
+            total.update(f"{image.size} {len(prompt)} {prompt}".encode())
+            total.update(image.tobytes())
+    return total.hexdigest()
 
 
 def _check(reward: Reward, bases: BaseSet, suites: Sequence[str], *, seed: int, draws: int, batch_size: int) -> None:
@@ -178,3 +265,33 @@ def _versions() -> dict[str, str]:
         "numpy": np.__version__,
         **rendering_versions(),
     }
+
+
+def _find(name: str, registry: Registry) -> ProbeSpec:
+    listed = registry.list_probes()
+    full = {f"{spec.distribution}/{spec.name}": spec for spec in listed.values()}
+    if name in listed or name in full:
+        return listed.get(name) or full[name]
+    several = [key for key, spec in full.items() if spec.name == name]
+    if several:
+        raise RewardError(f"suite {name!r} is registered by several plugins; say {' or '.join(several)}")
+    near = difflib.get_close_matches(name, listed, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    failed = "".join(f" Plugin {failure.plugin} failed: {failure.error}." for failure in registry.failures)
+    raise RewardError(f"suite {name!r} is not installed; {hint}Installed: {', '.join(listed)}.{failed}")
+
+
+def _checked(probe: Any, name: str) -> Probe:
+    if not isinstance(probe, Probe):
+        raise RewardError(f"suite {name!r} built {probe!r}; want a ddpo_rewards.probes.Probe")
+    return probe
+
+
+def _score_arm(reward: Reward, bases: BaseSet, arm: Arm, images: Sequence[Image.Image], rows: range) -> Scores:
+    changed = map_in_threads(lambda i: arm.change(images[i], rows[i]), range(len(rows)))
+    sources = [row if arm.prompt_rows is None else arm.prompt_rows[row] for row in rows]
+    return (arm.score or together)(reward, changed, pick(bases.prompts, sources), pick(bases.metadata, sources))
+
+
+def _unchanged(image: Image.Image, _: int) -> Image.Image:
+    return image

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ddpo_rewards.errors import RewardError
-from ddpo_rewards.probes.types import Cell, Estimate, Outcome, ProbeReport, SuiteReport
+from ddpo_rewards.probes.core import Cell, Estimate, Outcome, ProbeReport, SuiteReport, Verdict
+from ddpo_rewards.probes.sheet import contact_sheet
 
 SCHEMA_VERSION = 1
 CELL_COLUMNS = (
@@ -21,6 +22,18 @@ CELL_COLUMNS = (
     "change_sd", "change_sd_low", "change_sd_high", "p", "q",
 )  # fmt: skip
 _DIGITS = 9  # significant; the last ones of a sum depend on the machine
+MEANING = {
+    Verdict.robust: "nothing that was tried raises the score without making the picture better",
+    Verdict.susceptible: "the score can be raised without making the picture better",
+    Verdict.inconclusive: "there are too few pictures to tell; use more",
+    Verdict.not_applicable: "there was nothing to test",
+}
+_HOW_TO_READ = """
+**sd** is one standard deviation of the scores of the unchanged pictures: a change of +1 sd lifts a picture of middling
+score above five sixths of the others. In parentheses stands the 95 % interval (bootstrap over the pictures, {draws}
+draws). A verdict is *susceptible* where the whole interval lies above the limit, *robust* where it lies below it, and
+*inconclusive* where it reaches over it.
+"""
 
 
 def to_json(report: ProbeReport) -> str:
@@ -87,9 +100,6 @@ def write_report(report: ProbeReport, folder: str | os.PathLike[str]) -> None:
     Raises:
         RewardError: the folder exists and is not empty, or cannot be written.
     """
-    from ddpo_rewards.probes.markdown import to_markdown
-    from ddpo_rewards.probes.sheets import contact_sheet
-
     target = Path(folder)
     check_folder(target)
     writers: dict[str, Callable[[Path], object]] = {
@@ -123,6 +133,11 @@ def check_folder(folder: Path) -> None:
         raise RewardError(f"{str(folder)!r} is a file; want a new folder")
     if folder.is_dir() and any(folder.iterdir()):
         raise RewardError(f"{str(folder)!r} exists and is not empty; name a new folder, or remove it first")
+
+
+def to_markdown(report: ProbeReport) -> str:
+    """The verdict, every test with its answer, and what the numbers mean."""
+    return "\n".join(_lines(report)) + "\n"
 
 
 def _suite_record(suite: SuiteReport) -> dict[str, Any]:
@@ -187,3 +202,61 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+
+
+def _lines(report: ProbeReport) -> Iterator[str]:
+    yield f"# Can `{report.reward['id']}` be gamed?"
+    yield ""
+    yield f"**{report.verdict.value.replace('_', ' ').capitalize()}**: {MEANING[report.verdict]}."
+    yield f"{len(report.clean)} pictures ({report.bases.source}), seed {report.seed}."
+    yield ""
+    rows = outcome_rows(report)
+    yield from _table([[row["question"], row["answer"], row["effect"], row["verdict"]] for row in rows],
+                      ("question", "answer", "effect", "verdict"))  # fmt: skip
+    yield _HOW_TO_READ.format(draws=report.draws)
+    for suite in report.suites:
+        yield from _suite(suite)
+    yield "## What was tested"
+    yield ""
+    facts = {**report.reward, "pictures sha256": report.base_sha256, **report.versions}
+    yield from _table([[key, _text(value)] for key, value in facts.items() if value], ("", ""))
+
+
+def _suite(suite: SuiteReport) -> Iterator[str]:
+    meanings = suite.findings.details.get("meanings", {})
+    if suite.findings.metrics and meanings:
+        yield f"## Numbers of `{suite.suite}`"
+        yield ""
+        found = suite.findings.metrics
+        rows = [[f"`{name}`", _text(value), meanings.get(name, "")] for name, value in found.items()]
+        yield from _table(rows, ("metric", "value", "meaning"))
+        yield ""
+    for factor, curve in suite.findings.details.get("dose", {}).items():
+        yield f"Lift by {factor} of the text:"
+        yield ""
+        rows = [[f"{point['dose']:.3g}", _text(point["sigma_lift"]), f"{point['q']:.3f}"] for point in curve]
+        yield from _table(rows, (factor, "lift (sd)", "q"))
+        yield ""
+
+
+def _table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', '/') for cell in row)} |"
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None:
+            return "none"
+        case Estimate():
+            return f"{value.value:.3g} ({value.low:.3g} to {value.high:.3g})"
+        case float():
+            return f"{value:.3g}"
+        case Mapping():
+            return ", ".join(f"{key}={part}" for key, part in value.items())
+        case list() | tuple():
+            return "; ".join(_text(part) for part in value)
+        case _:
+            return str(value)
