@@ -18,6 +18,8 @@ from ddpo_rewards.specs import ProbeSpec as ProbeSpec
 from ddpo_rewards.specs import ReferenceScore as ReferenceScore
 from ddpo_rewards.specs import RewardSpec as RewardSpec
 from ddpo_rewards.specs import Weight as Weight
+from ddpo_rewards.stream import Scored as Scored
+from ddpo_rewards.stream import iter_scores as iter_scores
 
 __version__: str
 __all__: list[str]

@@ -4,8 +4,9 @@ Threads are for work that releases the interpreter lock, as Pillow's codecs and 
 """
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from ddpo_rewards.errors import RewardError
@@ -82,6 +83,32 @@ def map_in_threads(function: Callable[[_In], _Out], items: Sequence[_In], *, wor
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def map_ahead(
+    function: Callable[[_In], _Out], items: Iterable[_In], *, ahead: int, workers: int | None = None
+) -> Generator[_Out, None, None]:
+    """Apply a function to items in threads, to at most `ahead` of them beyond the result that is taken; in order.
+
+    Items are drawn as they are needed, so there may be more than fit in memory. Closing the generator, or dropping it,
+    ends the threads.
+
+    Example:
+        >>> from itertools import count, islice
+        >>> list(islice(map_ahead(abs, count(-2), ahead=2), 4))
+        [2, 1, 0, 1]
+    """
+    with ThreadPoolExecutor(workers or usable_cores()) as pool:
+        waiting: deque[Future[_Out]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def map_batches(

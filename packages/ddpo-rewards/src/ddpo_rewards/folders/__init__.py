@@ -1,0 +1,43 @@
+"""Score folders of images: what to score, a table of scores that survives a crash, the best and the worst at a glance.
+
+Example:
+    >>> from ddpo_rewards import folders
+    >>> job = folders.plan(["photos"], ["jpeg_compressibility"], output="scores.csv", resume=True)  # doctest: +SKIP
+    >>> for row in folders.score(job):  # doctest: +SKIP
+    ...     print(row["image"], row["jpeg_compressibility"])
+"""
+
+from ddpo_rewards.folders.formats import FILE_FORMATS, Row, to_csv, to_json
+from ddpo_rewards.folders.inputs import (
+    METADATA_FILES,
+    Columns,
+    FolderError,
+    Item,
+    MissingPrompts,
+    describe_images,
+    find_images,
+    read_table,
+)
+from ddpo_rewards.folders.job import Job, plan, score
+from ddpo_rewards.folders.journal import journal_path
+from ddpo_rewards.folders.sheet import best_and_worst
+
+__all__ = [
+    "FILE_FORMATS",
+    "METADATA_FILES",
+    "Columns",
+    "FolderError",
+    "Item",
+    "Job",
+    "MissingPrompts",
+    "Row",
+    "best_and_worst",
+    "describe_images",
+    "find_images",
+    "journal_path",
+    "plan",
+    "read_table",
+    "score",
+    "to_csv",
+    "to_json",
+]

@@ -1,0 +1,248 @@
+"""The job: rewards over a list of images, one row per image, whatever its file holds."""
+
+import os
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpo_rewards.errors import RewardError
+from ddpo_rewards.folders.formats import Row, file_format
+from ddpo_rewards.folders.inputs import (
+    Columns,
+    Described,
+    FolderError,
+    Item,
+    MissingPrompts,
+    describe_images,
+    find_images,
+    is_table,
+    list_table,
+)
+from ddpo_rewards.folders.journal import journal_path, journalled, read_kept, row_key
+from ddpo_rewards.references import Reference, number_text, parse_reference
+from ddpo_rewards.registry import Registry, load_registry
+from ddpo_rewards.reward import Reward
+from ddpo_rewards.stream import Scored, iter_scores_of_each
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be scored, with which rewards, and what is done already."""
+
+    items: tuple[Item, ...]
+    rewards: Mapping[str, Reward]
+    """By column: the reference without its weight."""
+    weights: Mapping[str, float]
+    info: bool = False
+    output: Path | None = None
+    format: str | None = None
+    kept: tuple[Row, ...] = ()
+    """Rows of an earlier run."""
+    notes: tuple[str, ...] = ()
+    """What a person should know before it starts."""
+
+    @property
+    def total(self) -> str | None:
+        """The column of the weighted sum, named by the weights; None where no weight was asked for."""
+        if all(weight == 1 for weight in self.weights.values()):
+            return None
+        return " + ".join(f"{number_text(w)}*{name}" if w != 1 else name for name, w in self.weights.items())
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the rows."""
+        total = [self.total] if self.total else []
+        return ["image", "prompt", *self.rewards, *total, *(["info"] if self.info else []), "error"]
+
+    @property
+    def ranking(self) -> str:
+        """The column that images are ranked by."""
+        return self.total or next(iter(self.rewards))
+
+    @property
+    def missing(self) -> list[Item]:
+        """The images that have no row yet."""
+        have = {row_key(row) for row in self.kept}
+        return [item for item in self.items if item.key not in have]
+
+
+def plan(
+    images: Sequence[str | os.PathLike[str]],
+    rewards: Sequence[str | Reward],
+    *,
+    prompt: str | None = None,
+    prompts: str | os.PathLike[str] | None = None,
+    columns: Columns = Columns(),  # noqa: B008 - it is frozen
+    output: str | os.PathLike[str] | None = None,
+    format: str | None = None,
+    resume: bool = False,
+    info: bool = False,
+) -> Job:
+    """Find the images, their prompts and what was scored before, and build the rewards; scores nothing yet.
+
+    Args:
+        images: files, folders (searched to the bottom) and globs; or one `.csv`, `.jsonl` or `.parquet` that names
+            images relative to its folder, with their prompts.
+        rewards: references `[WEIGHT*]REF[?option=value&...]`, or rewards. With weights there is a column of their sum.
+        prompt: one prompt for all images.
+        prompts: a file with a prompt for each; by default a metadata.csv or metadata.jsonl beside the images.
+        columns: what the columns of such files are called, where they have unusual names.
+        output: a file to write; until it is finished its rows lie in a journal beside it.
+        format: of `output`, where its ending does not say it.
+        resume: keep the rows that `output` or its journal has. Images that could not be read then are tried again.
+        info: a column with what each reward says beside its score.
+
+    Raises:
+        FolderError: images, prompts or files that cannot be used, with what to do.
+        RewardError: an unknown reward, wrong options, or one reward twice.
+    """
+    place = None if output is None else Path(output)
+    chosen = None if place is None else file_format(place, format)
+    if place is None and resume:
+        raise FolderError("there is nothing to resume without the output of the run before")
+    if place is not None and not resume:
+        for path in (place, journal_path(place)):
+            if path.exists():
+                raise FolderError(f"{str(path)!r} exists; resume it, or choose another output")
+    registry = load_registry()
+    parts = _parts(rewards, registry)
+    needs: dict[str, frozenset[str]] = {
+        column: part.spec.needs if isinstance(part, Reward) else registry.find_spec(part.ref).needs
+        for column, (_, part) in parts.items()
+    }
+    items, notes = _described(images, prompt, prompts, columns, needed=any(needs.values()))
+    _check_needs(items, needs)
+    built = {
+        column: part if isinstance(part, Reward) else registry.get_reward(column) for column, (_, part) in parts.items()
+    }
+    weights = {column: weight for column, (weight, _) in parts.items()}
+    job = Job(tuple(items), built, weights, info, place, chosen, notes=(*notes, *_mixed(items)))
+    if place is None or chosen is None:
+        return job
+    wanted = {item.name for item in items}
+    kept = [row for row in read_kept(place, chosen, job.columns) if not row["error"] or row["image"] not in wanted]
+    return Job(job.items, built, weights, info, place, chosen, tuple(kept), job.notes)
+
+
+def score(job: Job, *, batch_size: int | None = None, workers: int | None = None) -> Generator[Row, None, None]:
+    """Score what `job` misses; one row per image, in order, as a mapping of `job.columns`.
+
+    With an `output` each row is in the journal before it is yielded, and when all are, the table takes the journal's
+    place. An image that cannot be read has a row with the reason under `error`.
+
+    Args:
+        job: from `plan`.
+        batch_size: images that a reward is called with; by default as many as it runs at once itself, else 32.
+        workers: threads that read; by default one per core.
+
+    Raises:
+        RewardError: a reward failed; the journal keeps what was scored until then.
+    """
+    items = job.missing
+    prompts = [item.prompt or "" for item in items] if all(item.prompt for item in job.items) else None
+    metadata = [item.metadata for item in items] if any(item.metadata for item in job.items) else None
+    with ExitStack() as stack:
+        write = None
+        if job.output is not None and job.format is not None:
+            write = stack.enter_context(journalled(job.output, job.format, job.columns, kept=job.kept, order=job.items))
+        results = iter_scores_of_each(
+            (item.path for item in items),
+            list(job.rewards.values()),
+            prompts=prompts,
+            metadata=metadata,
+            batch_size=batch_size,
+            workers=workers,
+        )
+        stack.callback(results.close)
+        for item, scored in zip(items, results, strict=True):
+            row = _row(job, item, scored)
+            if write is not None:
+                write(row)
+            yield row
+
+
+def _parts(rewards: Sequence[str | Reward], registry: Registry) -> dict[str, tuple[float, Reward | Reference]]:
+    """Weight and reward by column. Registered rewards are not built yet: what they need is known without that."""
+    if not rewards:
+        raise RewardError("there is no reward to score with; give one or more")
+    parts: dict[str, tuple[float, Reward | Reference]] = {}
+    for given in rewards:
+        weight, column, part = _part(given, registry)
+        if column in parts:
+            raise RewardError(f"reward {column!r} is given twice; give it once")
+        parts[column] = (weight, part)
+    return parts
+
+
+def _part(given: str | Reward, registry: Registry) -> tuple[float, str, Reward | Reference]:
+    if isinstance(given, Reward):
+        return 1.0, given.spec.name, given
+    parsed = parse_reference(given)
+    unweighted = Reference(parsed.ref, options=parsed.options)
+    is_registered = ":" not in parsed.ref
+    return parsed.weight, str(unweighted), unweighted if is_registered else registry.get_reward(str(unweighted))
+
+
+def _described(
+    images: Sequence[str | os.PathLike[str]],
+    prompt: str | None,
+    prompts: str | os.PathLike[str] | None,
+    columns: Columns,
+    *,
+    needed: bool,
+) -> Described:
+    if not any(map(is_table, images)):
+        return describe_images(find_images(images), prompt=prompt, prompts=prompts, columns=columns, needed=needed)
+    if len(images) > 1 or prompts is not None or prompt is not None:
+        table = next(os.fspath(image) for image in images if is_table(image))
+        raise FolderError(
+            f"{table!r} is a table of images and prompts; score it alone, without other images or prompts"
+        )
+    return Described(list_table(Path(images[0]), columns), [])
+
+
+def _check_needs(items: Sequence[Item], needs: Mapping[str, frozenset[str]]) -> None:
+    """Refuse before anything is loaded where a reward needs what an image does not have."""
+    for word, attribute in (("prompts", "prompt"), ("metadata", "metadata")):
+        needing = [column for column, needed in needs.items() if word in needed]
+        bare = [item for item in items if not getattr(item, attribute)]
+        if not needing or not bare:
+            continue
+        verb = "needs" if len(needing) == 1 else "need"
+        what = (
+            f"{' and '.join(needing)} {verb} {word}, but {len(bare)} of {len(items)} images have none "
+            f"(such as {bare[0].name!r})"
+        )
+        if word == "prompts":
+            raise MissingPrompts(what)
+        raise FolderError(f"{what}; give them as further columns of a metadata.jsonl beside the images")
+
+
+def _mixed(items: Sequence[Item]) -> list[str]:
+    """A reward that could do with prompts would score images with and without them in two ways."""
+    prompted = sum(bool(item.prompt) for item in items)
+    if prompted in (0, len(items)):
+        return []
+    return [f"{len(items) - prompted} of {len(items)} images have no prompt, so the rewards, which need none, get none"]
+
+
+def _row(job: Job, item: Item, scored: Sequence[Scored]) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(job.columns) | {"image": item.name, "prompt": item.prompt}
+    failed = next((one.error for one in scored if one.error is not None), None)
+    if failed is not None or item.name != item.path:
+        return row | {"error": str(failed or f"the name of {item.name!r} is not UTF-8; rename the file")}
+    # By its shortest decimal, as float32 prints: -2.196 and not -2.196000099182129.
+    row |= {column: float(str(np.float32(one.score))) for column, one in zip(job.rewards, scored, strict=True)}
+    if job.total is not None:
+        row[job.total] = sum(weight * row[column] for column, weight in job.weights.items())
+    if job.info:
+        row["info"] = {
+            f"{column}.{key}": value
+            for column, one in zip(job.rewards, scored, strict=True)
+            for key, value in one.info.items()
+        }
+    return row

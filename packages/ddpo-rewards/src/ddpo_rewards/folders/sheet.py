@@ -1,0 +1,62 @@
+"""The best and the worst of a scored folder as one picture."""
+
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddpo_rewards.folders.formats import Row
+from ddpo_rewards.images import load_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_TILE, _GAP, _LINE, _FONT_SIZE = 160, 8, 15, 12
+_PER_ROW = 6
+_LETTERS = 24  # of a caption, in a tile's width
+_PAPER, _INK = (255, 255, 255), (32, 32, 32)
+
+
+def best_and_worst(rows: Sequence[Row], column: str, *, size: int = 12) -> "Image":
+    """Draw the `size` images with the highest and with the lowest `column`, the highest first, with score and name.
+
+    Where there are not twice as many, all are drawn once. Rows without a score are left out.
+
+    Raises:
+        ImageError: an image can no longer be read.
+    """
+    ranked = sorted((row for row in rows if row.get(column) is not None), key=lambda row: -row[column])
+    split = len(ranked) > 2 * size
+    ends = {"highest": ranked[:size], "lowest": ranked[-size:]} if split else {"highest to lowest": ranked}
+    return _stacked([_block(f"{column}: {title}", shown, column) for title, shown in ends.items()])
+
+
+def _block(title: str, rows: Sequence[Row], column: str) -> "Image":
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(_FONT_SIZE)
+    step, tall = _TILE + _GAP, _TILE + 2 * _LINE + _GAP
+    lines = max(1, ceil(len(rows) / _PER_ROW))
+    sheet = Image.new("RGB", (_GAP + _PER_ROW * step, 2 * _GAP + _LINE + lines * tall), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_GAP, _GAP), title, _INK, font)
+    for place, row in enumerate(rows):
+        left, top = _GAP + place % _PER_ROW * step, 2 * _GAP + _LINE + place // _PER_ROW * tall
+        picture = load_image(row["image"])
+        picture.thumbnail((_TILE, _TILE))
+        sheet.paste(picture, (left, top))
+        name = " ".join(Path(row["image"]).name.split())
+        shown = name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
+        draw.multiline_text((left, top + _TILE + 1), f"{row[column]:.4g}\n{shown}", _INK, font, spacing=2)
+    return sheet
+
+
+def _stacked(blocks: Sequence["Image"]) -> "Image":
+    from PIL import Image
+
+    sheet = Image.new("RGB", (max(block.width for block in blocks), sum(block.height for block in blocks)), _PAPER)
+    top = 0
+    for block in blocks:
+        sheet.paste(block, (0, top))
+        top += block.height
+    return sheet

@@ -1,0 +1,164 @@
+"""Scores of more images than fit in memory: read ahead in threads, scored in batches, one result per image in order."""
+
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice, zip_longest
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ddpo_rewards.compute import map_ahead
+from ddpo_rewards.errors import ImageError, RewardError
+from ddpo_rewards.images import as_arrays
+from ddpo_rewards.reward import Reward, RewardResult
+
+_BATCH = 32  # images of full size: 100 MB at 1024 x 1024
+_END = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What became of one image: its score and what the reward says beside it, or why its file cannot be read."""
+
+    index: int
+    score: float | None
+    info: Mapping[str, Any]
+    error: ImageError | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """An image in the form that each reward wants, or why there is none."""
+
+    index: int
+    forms: Sequence[UInt8[np.ndarray, "_ _ 3"]]
+    prompt: Any
+    metadata: Any
+    error: ImageError | None = None
+
+
+def iter_scores(
+    images: Iterable[Any],
+    reward: Reward,
+    *,
+    prompts: Iterable[str] | None = None,
+    metadata: Iterable[Mapping[str, Any]] | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    strict: bool = False,
+) -> Iterator[Scored]:
+    """Score images one after the other, however many there are; results come in order, as soon as a batch is scored.
+
+    While one batch is scored, threads read the next one, and bring it to the size that the reward looks at where the
+    reward has a `prepare`. At most two batches of images lie in memory. Whoever stops early, by `break` or an
+    exception, ends the threads.
+
+    Args:
+        images: paths, PIL images or uint8 arrays `[height, width, 3]`; any iterable, drawn as it is needed.
+        reward: scores them. One that learns from what it sees (`combine_standardised`) learns batch by batch.
+        prompts: one per image, where the reward needs them.
+        metadata: one mapping per image, where the reward needs them.
+        batch_size: images that the reward is called with; by default as many as it runs at once itself, else 32.
+        workers: threads that read; by default one per core.
+        strict: raise the error of a file that cannot be read, instead of giving it as that image's result.
+
+    Raises:
+        RewardError: as `Reward` does; prompts or metadata of another number than images.
+
+    Example:
+        >>> from ddpo_rewards import get_reward
+        >>> pictures = (np.full((8, 8, 3), shade, np.uint8) for shade in range(100))
+        >>> scores = [result.score for result in iter_scores(pictures, get_reward("jpeg_compressibility"))]
+        >>> len(scores), max(scores) < 0
+        (100, True)
+    """
+    together = iter_scores_of_each(
+        images, [reward], prompts=prompts, metadata=metadata, batch_size=batch_size, workers=workers, strict=strict
+    )
+    with closing(together):
+        for (scored,) in together:
+            yield scored
+
+
+def iter_scores_of_each(
+    images: Iterable[Any],
+    rewards: Sequence[Reward],
+    *,
+    prompts: Iterable[str] | None = None,
+    metadata: Iterable[Mapping[str, Any]] | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    strict: bool = False,
+) -> Generator[tuple[Scored, ...], None, None]:
+    """Score each image with every one of `rewards`, reading it once; otherwise as `iter_scores`."""
+    if isinstance(images, str | os.PathLike):
+        raise RewardError(f"images is a single {type(images).__name__}; pass a list, [image]")
+    if batch_size is not None and batch_size < 1:
+        raise RewardError(f"batch_size={batch_size!r} is not positive; want 1 or more")
+    size = batch_size or max(map(own_batch_size, rewards))
+    read = partial(_read, prepares=[getattr(reward.score_function, "prepare", None) for reward in rewards])
+    ahead = map_ahead(read, _aligned(images, prompts, metadata), ahead=size, workers=workers)
+    with closing(ahead):
+        while batch := list(islice(ahead, size)):
+            failed = next((item.error for item in batch if item.error is not None), None)
+            if strict and failed is not None:
+                raise failed
+            yield from _score_batch(batch, rewards, prompts is not None, metadata is not None)
+
+
+def own_batch_size(reward: Reward) -> int:
+    """As many images as a reward says it runs at once, else 32."""
+    own = getattr(reward.score_function, "batch_size", None)
+    return own if isinstance(own, int) and own > 0 else _BATCH
+
+
+def _aligned(images: Iterable[Any], prompts: Iterable[str] | None, metadata: Iterable[Any] | None) -> Iterator[Any]:
+    """Number the images and put prompt and metadata to each."""
+    given = {"images": images, "prompts": prompts, "metadata": metadata}
+    columns = {name: values for name, values in given.items() if values is not None}
+    for index, values in enumerate(zip_longest(*columns.values(), fillvalue=_END)):
+        row = dict(zip(columns, values, strict=True))
+        ended = [name for name, value in row.items() if value is _END]
+        if ended:
+            going = next(name for name in row if name not in ended)
+            raise RewardError(f"{' and '.join(ended)} end after {index}, but {going} go on; want one per image")
+        yield index, row["images"], row.get("prompts"), row.get("metadata")
+
+
+def _read(row: tuple[int, Any, str | None, Any], prepares: Sequence[Callable[..., Any] | None]) -> _Read:
+    """Read one image, and prepare it once for all rewards that share a preparation."""
+    index, image, prompt, metadata = row
+    try:
+        array = as_arrays([image])[0]
+    except ImageError as error:
+        return _Read(index, (), prompt, metadata, error)
+    forms: dict[Any, Any] = {prepare: prepare(array) if prepare else array for prepare in dict.fromkeys(prepares)}
+    return _Read(index, [forms[prepare] for prepare in prepares], prompt, metadata)
+
+
+def _score_batch(
+    batch: Sequence[_Read], rewards: Sequence[Reward], with_prompts: bool, with_metadata: bool
+) -> Iterator[tuple[Scored, ...]]:
+    readable = [item for item in batch if item.error is None]
+    prompts = [item.prompt for item in readable] if with_prompts else None
+    metadata = [item.metadata for item in readable] if with_metadata else None
+    results = [
+        reward([item.forms[place] for item in readable], prompts, metadata)
+        for place, reward in enumerate(rewards)
+        if readable
+    ]
+    positions = {item.index: position for position, item in enumerate(readable)}
+    for item in batch:
+        if item.error is not None:
+            yield tuple(Scored(item.index, None, {}, item.error) for _ in rewards)
+        else:
+            yield tuple(_scored(item.index, result, positions[item.index]) for result in results)
+
+
+def _scored(index: int, result: RewardResult, position: int) -> Scored:
+    info = {key: values[position] for key, values in result.info.items()}
+    return Scored(index, float(result.scores[position]), info, None)
