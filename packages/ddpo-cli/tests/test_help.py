@@ -1,5 +1,7 @@
 """What people see first has to be quick and true."""
 
+import re
+import shlex
 import subprocess
 import sys
 
@@ -50,11 +52,41 @@ def test_python_dash_m_is_the_command():
     assert done.stdout == f"ddpo {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "eval", "score", "probe", "rewards"])
-def test_the_help_of_every_command_has_examples(ddpo, command):
-    text = ddpo(command, "--help").stdout
-    assert "Examples" in text
-    assert f"ddpo {command}" in text
+COMMANDS = ("train", "sample", "eval", "score", "probe", "rewards")
+
+
+def examples_of(text: str) -> list[list[str]]:
+    """The command lines of an epilog, word by word, without what they are explained with."""
+    lines = [re.sub(r"\[dim\].*?\[/dim\]", "", line).strip() for line in text.splitlines()]
+    return [shlex.split(line.split(">")[0], comments=True) for line in lines if line.startswith("ddpo ")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_example_in_the_help_of_a_command_is_understood(command):
+    group = typer.main.get_command(app)
+    examples = examples_of(group.commands[command].epilog)
+    assert len([words for words in examples if words[1] == command]) >= 3
+    for _, *words in examples:
+        understood(group, words)
+
+
+def test_the_help_shows_the_examples(ddpo):
+    for command in COMMANDS:
+        last = examples_of(typer.main.get_command(app).commands[command].epilog)[-1]
+        assert " ".join(last[:3]) in ddpo(command, "--help").stdout
+
+
+def understood(group, words: list[str]) -> None:
+    """Parse `words` as `ddpo` would, and run nothing; an unknown command or option raises."""
+    context = group.make_context("ddpo", list(words))
+    while hasattr(group, "resolve_command"):
+        name, group, words = group.resolve_command(context, words)
+        context = group.make_context(name, list(words), parent=context)
+
+
+def test_an_example_that_is_not_understood_is_found():
+    with pytest.raises(Exception, match="No such option"):
+        understood(typer.main.get_command(app), ["train", "--epoch", "3"])
 
 
 def test_a_misspelt_command_and_option_get_a_suggestion_and_exit_code_2(ddpo):
@@ -67,7 +99,11 @@ def test_a_misspelt_command_and_option_get_a_suggestion_and_exit_code_2(ddpo):
 def options_of(command: str) -> dict[str, str]:
     """Every option of a command with the default that its help shows."""
     group = typer.main.get_command(app)
-    return {option.name: option.show_default for option in group.commands[command].params if option.name != "help"}
+    return {
+        option.name: option.show_default
+        for option in group.commands[command].params
+        if option.name not in ("help", "debug")
+    }
 
 
 def test_the_defaults_in_the_help_of_train_are_the_ones_that_are_used():

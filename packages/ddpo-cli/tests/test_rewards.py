@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,16 @@ def test_new_writes_a_package_and_says_where(ddpo):
     assert Path(result.stdout.strip(), "pyproject.toml").is_file()
     again = ddpo("rewards", "new", "sharpness")
     assert again.exit_code == 2
+
+
+NOISY = """import subprocess
+print("I am loaded")
+subprocess.run(["echo", "and so am I"], check=True)
+return images.mean((1, 2, 3))"""
+
+
+def test_what_a_plugin_prints_is_no_data(plugin):
+    command = [sys.executable, "-m", "ddpo_cli", "rewards", "check", plugin(NOISY), "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert {row["result"] for row in json.loads(done.stdout)} == {"passed"}
+    assert {"I am loaded", "and so am I"} <= set(done.stderr.splitlines())

@@ -1,12 +1,11 @@
-"""The commands of `ddpo`, their options and their help; what they do is imported when they run."""
+"""The commands of `ddpo`: one file each, with its options and its help; what is heavy is imported when one runs."""
 
 from typing import Annotated
 
 import typer
 
-from ddpo_cli import __version__
-from ddpo_cli.commands import evaluate, probe, rewards, sample, score, train
-from ddpo_cli.errors import Settings
+from ddpo_cli import __version__, evaluate, probe, rewards, sample, score, train
+from ddpo_cli.errors import Debug, readable
 
 HELP = """
 Finetune a diffusion model so that its samples maximise a reward, score images with those rewards, and find out whether
@@ -51,18 +50,18 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
-    context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    *,
+    debug: Debug = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
-    context.obj = Settings(debug=debug)
+    """Take the options before the command; `readable` looks up `--debug`."""
 
 
-app.command("train", epilog=train.EPILOG)(train.train)
-app.command("sample", epilog=sample.EPILOG)(sample.sample)
-app.command("eval", epilog=evaluate.EPILOG)(evaluate.evaluate)
-app.command("score", epilog=score.EPILOG)(score.score)
-app.command("probe", epilog=probe.EPILOG)(probe.probe)
+app.command("train", epilog=train.EPILOG)(readable(train.train))
+app.command("sample", epilog=sample.EPILOG)(readable(sample.sample))
+app.command("eval", epilog=evaluate.EPILOG)(readable(evaluate.evaluate))
+app.command("score", epilog=score.EPILOG)(readable(score.score))
+app.command("probe", epilog=probe.EPILOG)(readable(probe.probe))
 app.add_typer(rewards.app, name="rewards")

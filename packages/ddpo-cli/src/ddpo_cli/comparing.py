@@ -18,6 +18,7 @@ from ddpo_cli.rewarding import build_reward, label
 from ddpo_cli.runs import find_checkpoint
 from ddpo_cli.setup import load_model
 from ddpo_cli.ui.console import Format, messages, say
+from ddpo_cli.ui.progress import loading
 from ddpo_core import Evaluation, Params, Policy, PromptSet, adamw, evaluate, load_checkpoint, prompt_set
 from ddpo_rewards import Reward
 
@@ -55,7 +56,7 @@ def run_comparison(order: Order, format: Format) -> None:
     folder = order.output or run / "eval" / checkpoint.name
     if folder.exists() and not folder.is_dir():
         raise CLIError(f"--output {str(folder)!r} is a file; want a folder")
-    with messages().status(f"Loading {checkpoint}"):
+    with loading(f"Loading {checkpoint}"):
         policy = load_model(config)
         finetuned = load_checkpoint(checkpoint, policy, adamw(config.learning_rate)).params
     models = Models(policy, policy.params, finetuned)

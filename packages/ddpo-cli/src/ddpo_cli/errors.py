@@ -7,10 +7,12 @@
 import errno
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Annotated, Any
 
 import typer
 
@@ -22,22 +24,41 @@ INTERRUPTED = 130
 SUSCEPTIBLE = 3
 INCONCLUSIVE = 4
 
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+"""An option of `ddpo` and of each of its commands."""
+
+_OURS = frozenset({"ddpo_cli", "ddpo_core", "ddpo_rewards"})
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_COMPILER_ERRORS = frozenset({"BackendCompilerFailed", "CppCompileError", "InductorError", "InvalidCxxCompiler"})
+# PyTorch's CPU and MPS allocators raise a RuntimeError, and only its text says what happened.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory",
+                  "MPS backend out of memory")  # fmt: skip
+
 
 class CLIError(ValueError):
     """What the user can mend; the text is the whole message: what was got, what was wanted, what to do."""
 
 
-@dataclass
-class Settings:
-    """What the options before the command chose."""
+def readable(body: Callable[..., None]) -> Callable[..., None]:
+    """Return the command `body` with the option `--debug`, whose errors are one line and an exit code."""
 
-    debug: bool = False
+    @wraps(body)
+    def command(*, context: typer.Context, debug: bool, **given: Any) -> None:
+        with readable_errors(debug=debug or context.find_root().params["debug"]):
+            body(**given)
+
+    own = signature(body)
+    added = (
+        Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        Parameter("debug", Parameter.KEYWORD_ONLY, annotation=Debug, default=False),
+    )
+    command.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
+    return command
 
 
 @contextmanager
-def readable_errors(settings: Settings | None) -> Iterator[None]:
-    """Turn every exception of a command into one line on stderr and an exit code (`--debug` adds the traceback)."""
-    debug = settings is not None and settings.debug
+def readable_errors(*, debug: bool = False) -> Iterator[None]:
+    """Turn every exception of a command into one line on stderr and an exit code; `debug` adds the traceback."""
     rank = process_rank()
     try:
         yield
@@ -56,7 +77,7 @@ def readable_errors(settings: Settings | None) -> Iterator[None]:
         raise typer.Exit(0) from None
     except Exception as error:
         if debug:
-            typer.echo(traceback.format_exc(), err=True, nl=False)
+            say(traceback.format_exc().rstrip("\n"))
         if rank == 0:
             say(f"Error: {describe(error)}")
         elif type(error).__name__ != "ProcessError":  # that one is said by the process where it happened
@@ -70,24 +91,22 @@ def describe(error: BaseException) -> str:
     >>> describe(CLIError("epochs is 0; it must be at least 1"))
     'epochs is 0; it must be at least 1'
     >>> describe(KeyError("x"))
-    "KeyError: 'x'. This is a defect of ddpo: run it again with `ddpo --debug ...` and report the traceback."
+    "KeyError: 'x'. This is a defect of ddpo: run it again with --debug and report the traceback."
     """
-    if isinstance(error, OSError) and error.errno is not None:
-        return _describe_os_error(error)
     text = " ".join(str(error).split())
     if is_out_of_memory(error):
-        first = text.split(". ")[0]
         return (
-            f"{first}. Use --gradient-checkpointing, smaller batches (micro_batch_size and sample_batch_size under "
-            "[fit]), or --dtype bfloat16."
+            f"{_memory_line(text)}. Use --gradient-checkpointing, smaller batches (micro_batch_size and "
+            "sample_batch_size under [fit]), or --dtype bfloat16."
         )
     if _is_compiler_error(error):
         return f"the UNet cannot be compiled on this machine: {text.split('. ')[0]}. Leave out --compile."
+    if _is_file_error(error):
+        return _describe_file_error(error)
     if is_user_error(error):
         return text or type(error).__name__
     return (
-        f"{type(error).__name__}: {text}. "
-        "This is a defect of ddpo: run it again with `ddpo --debug ...` and report the traceback."
+        f"{type(error).__name__}: {text}. This is a defect of ddpo: run it again with --debug and report the traceback."
     )
 
 
@@ -103,14 +122,20 @@ def exit_code(error: BaseException) -> int:
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Tell whether the input or the machine is at fault: the packages raise `ValueError` for bad input."""
-    known = isinstance(error, ValueError | OSError | FloatingPointError)
-    return known or is_out_of_memory(error) or _is_compiler_error(error)
+    """Tell whether the input or the machine is at fault.
+
+    That are the errors that our packages define, files that cannot be opened or written, no memory and no compiler. A
+    ValueError of somebody else, out of the depth of a library, is a defect of ours: we let it come so far.
+    """
+    is_ours = any(kind.__module__.partition(".")[0] in _OURS for kind in type(error).__mro__)
+    return is_ours or _is_file_error(error) or is_out_of_memory(error) or _is_compiler_error(error)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether `error` is Python's or torch's out-of-memory error (by name: torch need not be loaded)."""
-    return isinstance(error, MemoryError) or type(error).__name__ in {"OutOfMemoryError"}
+    """Tell whether memory ran out, of the machine or of an accelerator (by name and text: torch need not be loaded)."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def did_you_mean(name: str, choices: list[str]) -> str:
@@ -125,15 +150,27 @@ def did_you_mean(name: str, choices: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def _memory_line(text: str) -> str:
+    """Return what an allocator said without the place in its source: the first sentence that names it."""
+    start = max((text.find(name) for name in _OUT_OF_MEMORY), default=-1)
+    return text[max(start, 0) :].split(". ")[0] or "there is not enough memory"
+
+
 def _is_compiler_error(error: BaseException) -> bool:
     """Tell whether torch.compile found no compiler, or one that fails (by name: torch need not be loaded)."""
-    return type(error).__name__ in {"BackendCompilerFailed", "CppCompileError", "InductorError", "InvalidCxxCompiler"}
+    return type(error).__name__ in _COMPILER_ERRORS
 
 
-def _describe_os_error(error: OSError) -> str:
+def _is_file_error(error: BaseException) -> bool:
+    """Tell whether the system would not open the file that `error` names, or has no room to write."""
+    return isinstance(error, OSError) and error.errno is not None and (bool(error.filename) or error.errno in _NO_ROOM)
+
+
+def _describe_file_error(error: BaseException) -> str:
+    assert isinstance(error, OSError)
     place = f" {str(error.filename)!r}" if error.filename else ""
     match error.errno:
-        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+        case number if number in _NO_ROOM:
             return (
                 f"no room to write{place} ({error.strerror}); what was written before is intact. "
                 "Make room, then run again."
@@ -143,7 +180,7 @@ def _describe_os_error(error: OSError) -> str:
         case errno.ENOENT:
             return f"there is no file{place}; check the path."
         case _:
-            return f"{error.strerror or type(error).__name__}:{place or ' no file named'}"
+            return f"{error.strerror or type(error).__name__}:{place}"
 
 
 def _silence_stdout() -> None:

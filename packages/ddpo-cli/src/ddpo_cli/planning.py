@@ -7,8 +7,9 @@ from ddpo_cli.config import RunConfig
 from ddpo_cli.config_file import to_toml
 from ddpo_cli.estimating import Costs, Estimate, estimate, measure, trained_steps
 from ddpo_cli.setup import Setup
-from ddpo_cli.ui.console import messages, say
+from ddpo_cli.ui.console import say
 from ddpo_cli.ui.live import duration
+from ddpo_cli.ui.progress import loading
 
 BYTES_PER_PARAMETER = 32
 """Eight float32 numbers: the weight before training, now and after the update, its gradient, and both moments of Adam
@@ -24,7 +25,7 @@ def print_plan(config: RunConfig) -> None:
         f"{config.epochs} epochs: {config.epochs * fit.samples_per_epoch} queries, {updates} updates; in each epoch "
         f"{fit.samples_per_epoch} samples of {fit.num_steps} steps, up to {trained_steps(fit)} trained steps of each."
     )
-    with messages().status(f"Timing a trial with {config.model}"):
+    with loading(f"Timing a trial with {config.model}"):
         setup = setups.load(config)
         costs = measure(setup)
     for line in _lines(costs, estimate(costs, setup), setup):

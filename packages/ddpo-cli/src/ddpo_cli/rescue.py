@@ -37,7 +37,7 @@ def rescuing(run: Path, state: TrainState, interrupts: Interrupts) -> Iterator[R
     try:
         yield rescue
     except BaseException as error:
-        interrupts.breakable = False
+        interrupts.held_for = "the checkpoint"
         told = _with_whereabouts(run, rescue, error)
         if told is error:
             raise

@@ -25,8 +25,8 @@ def build_reward(references: Sequence[str]) -> Reward:
 
 def allow_local_modules(references: Sequence[str]) -> None:
     """Let `module:attr` name a file in the working directory; last on the path, so that it shadows nothing."""
-    is_module = [":" in parse_reference(text).ref and "://" not in text for text in references]
-    if any(is_module) and "" not in sys.path:
+    refs = [parse_reference(text).ref for text in references]
+    if any(":" in ref and "://" not in ref for ref in refs) and "" not in sys.path:
         sys.path.append("")
 
 

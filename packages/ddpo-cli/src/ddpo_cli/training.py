@@ -34,6 +34,7 @@ from ddpo_cli.setup import Setup
 from ddpo_cli.trackers import Record, tracking
 from ddpo_cli.ui.console import messages, say
 from ddpo_cli.ui.live import View, duration, shown, stopwatch
+from ddpo_cli.ui.progress import loading
 from ddpo_cli.watching import observer
 from ddpo_core import Processes, TrainState, init, load_checkpoint, processes_from_environment, rewind_checkpoints
 
@@ -107,10 +108,9 @@ def _resumed_config(run: Path, flags: Mapping[str, Any], *, force: bool) -> RunC
 
 
 def _load(config: RunConfig, processes: Processes) -> Setup:
-    console = messages()
-    if not console.is_terminal or not processes.is_writer:
+    if not processes.is_writer:
         return setups.load(config)
-    with console.status(f"Loading {config.model}"):
+    with loading(f"Loading {config.model}"):
         return setups.load(config)
 
 

@@ -1,11 +1,14 @@
 """Where text goes: data to stdout, everything else to stderr; and what of it a terminal may not see."""
 
 import csv
+import io
 import json
+import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console, JustifyMethod
@@ -21,11 +24,14 @@ class Format(StrEnum):
     csv = "csv"
 
 
+FormatOption = Annotated[Format, typer.Option("--format", "-f", metavar="FORMAT", help="table, json or csv.")]
+
 Row = Mapping[str, Any]
 
 # C0, DEL and C1 but tab and newline; and what reorders a line, so that it reads otherwise than it is.
 _CONTROL_CODES = (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _SPELT_OUT = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROL_CODES}
+_IN_JSON = {code: f"\\u{code:04x}" for code in _CONTROL_CODES}
 
 
 def printable(text: str) -> str:
@@ -39,9 +45,21 @@ def printable(text: str) -> str:
     return text.translate(_SPELT_OUT)
 
 
+def plain(text: str, style: str = "") -> Text:
+    """Return `text` for a table, a title or a panel: printable, and never read as markup."""
+    return Text(printable(text), style=style)
+
+
 def say(text: str) -> None:
     """Write one line to stderr."""
     typer.echo(printable(text), err=True)
+
+
+def tell(text: str, *, file: TextIO | None = None) -> None:
+    """Write one line of data to stdout, or to `file`: to the letter, but for what a terminal may not see."""
+    file = file or sys.stdout
+    file.write(f"{printable(text) if file.isatty() else text}\n")
+    file.flush()
 
 
 def messages() -> Console:
@@ -49,34 +67,68 @@ def messages() -> Console:
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
-def emit(rows: Sequence[Row], format: Format, *, columns: Sequence[str], title: str | None = None) -> None:
+@contextmanager
+def foreign_output() -> Iterator[TextIO]:
+    """Send to stderr what the code of others prints inside the block; yields where data goes: stdout as it was.
+
+    A plugin's `print`, or that of a program that it starts, may not end up among scores.
+    """
+    before = sys.stdout
+    before.flush()
+    with ExitStack() as stack:
+        data: TextIO = before
+        if _is_process_stdout(before):
+            kept = os.dup(1)
+            data = stack.enter_context(open(kept, "w", encoding=before.encoding, newline=""))
+            os.dup2(2, 1)
+            stack.callback(os.dup2, kept, 1)
+        stack.enter_context(redirect_stdout(sys.stderr))
+        yield data
+
+
+def emit(rows: Sequence[Row], format: Format, *, columns: Sequence[str], title: str = "") -> None:
     """Print `rows` to stdout as a table, a JSON array, or CSV with a header."""
     match format:
         case Format.json:
-            json.dump([dict(row) for row in rows], sys.stdout, indent=2, ensure_ascii=False, default=str)
-            sys.stdout.write("\n")
+            tell(to_json([dict(row) for row in rows], indent=2))
         case Format.csv:
-            write_csv(rows, columns)
+            for line in (columns, *([exact(row.get(key)) for key in columns] for row in rows)):
+                tell(csv_line(line))
         case Format.table:
-            Console(highlight=False).print(table(rows, columns, title=title))
+            Console(highlight=False, emoji=False).print(table(rows, columns, title=title))
 
 
-def write_csv(rows: Iterable[Row], columns: Sequence[str]) -> None:
-    """Print `rows` to stdout as CSV with a header."""
-    writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: exact(value) for key, value in row.items()} for row in rows)
+def csv_line(values: Sequence[Any]) -> str:
+    r"""Return one line of a CSV, without its end; a carriage return is quoted, so that it ends no line.
+
+    >>> csv_line([1.5, "a fox", "two\rlines"])
+    '1.5,a fox,"two\rlines"'
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    return text.getvalue().removesuffix("\r\n")
 
 
-def table(rows: Sequence[Row], columns: Sequence[str], *, title: str | None = None) -> Table:
-    """Return a rich table; numbers stand on the right, and no cell is read as markup."""
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    r"""Return `value` as JSON that a terminal may see: what it would act on is escaped.
+
+    >>> to_json("\x1b[31m \x9b31m fox")
+    '"\\u001b[31m \\u009b31m fox"'
+    """
+    return json.dumps(value, indent=indent, ensure_ascii=False, default=str).translate(_IN_JSON)
+
+
+def table(rows: Sequence[Row], columns: Sequence[str], *, title: str = "") -> Table:
+    """Return a rich table; numbers stand on the right, and nothing in it is read as markup."""
     numeric = {key for key in columns if any(isinstance(row.get(key), int | float) for row in rows)}
-    view = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    view = Table(
+        title=plain(title) if title else None, title_justify="left", header_style="bold", box=None, pad_edge=False
+    )
     for index, key in enumerate(columns):
         justify: JustifyMethod = "right" if key in numeric else "left"
-        view.add_column(key, justify=justify, overflow="fold", no_wrap=index == 0)
+        view.add_column(plain(key), justify=justify, overflow="fold", no_wrap=index == 0)
     for row in rows:
-        view.add_row(*(Text(cell(row.get(key))) for key in columns))
+        view.add_row(*(plain(cell(row.get(key))) for key in columns))
     return view
 
 
@@ -102,3 +154,11 @@ def cell(value: Any) -> str:
             return ", ".join(str(part) for part in value)
         case _:
             return str(value)
+
+
+def _is_process_stdout(stream: TextIO) -> bool:
+    """Tell whether `stream` writes to the file descriptor that programs started by this process print to."""
+    try:
+        return stream.fileno() == 1
+    except (OSError, ValueError):  # a stream in memory, or none at all
+        return False

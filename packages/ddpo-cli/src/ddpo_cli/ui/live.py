@@ -15,6 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ddpo_cli.ui.console import plain, printable
+
 if TYPE_CHECKING:
     from ddpo_core import Verdict
 
@@ -39,6 +41,8 @@ class View:
     phase: tuple[str, int, int] = ("starting", 0, 0)
     seconds_per_epoch: float | None = None
     print_line: Callable[[str], None] = print
+    """Where a line per epoch goes: nowhere on a terminal."""
+    print_news: Callable[[str], None] = print
 
     def show_phase(self, name: str, done: int, total: int) -> None:
         """Say what is being done now; this is the `progress` that the trainer calls."""
@@ -57,14 +61,15 @@ class View:
         before = "ok" if self.verdict is None else self.verdict.status
         self.verdict = verdict
         if verdict.status != before:
-            self.print_line(f"epoch {self.epoch}/{self.epochs}  {verdict_text(verdict)}")
+            self.print_news(f"epoch {self.epoch}/{self.epochs}  {verdict_text(verdict)}")
 
 
 @contextmanager
 def shown(view: View, console: Console) -> Iterator[View]:
     """Show `view` while the block runs: live where `console` is a terminal, else one line per epoch."""
+    view.print_news = lambda line: console.print(plain(line), soft_wrap=True)
     if not console.is_terminal or console.is_dumb_terminal:
-        view.print_line = lambda line: console.print(line, soft_wrap=True, markup=False)
+        view.print_line = view.print_news
         yield view
         return
     view.print_line = lambda line: None
@@ -79,16 +84,16 @@ def panel(view: View) -> RenderableType:
     facts.add_column()
     facts.add_row("epoch", _bar(f"{view.epoch}/{view.epochs}", view.epoch, view.epochs, f"time left {time_left(view)}"))
     name, done, total = view.phase
-    facts.add_row(name, _bar(f"{done}/{total}" if total else "", done, total, ""))
+    facts.add_row(plain(name), _bar(f"{done}/{total}" if total else "", done, total, ""))
     facts.add_row("reward", Text.assemble((f"{reward_text(view)}  ", "bold green"), (sparkline(view.rewards), "cyan")))
     facts.add_row("queries", str(view.queries))
     facts.add_row("update", update_text(view.metrics))
     if view.verdict:
-        facts.add_row("gamed?", Text(verdict_text(view.verdict), style=STYLES[view.verdict.status]))
+        facts.add_row("gamed?", plain(verdict_text(view.verdict), STYLES[view.verdict.status]))
     if view.picture:
-        facts.add_row("images", Text(str(view.picture), overflow="fold"))
+        facts.add_row("images", Text(printable(str(view.picture)), overflow="fold"))
     hint = Text("Ctrl-C writes a checkpoint and leaves; ddpo train --resume goes on", style="dim")
-    return Panel(Group(facts, hint), title=f"[bold]{view.title}[/bold]", title_align="left", border_style="cyan")
+    return Panel(Group(facts, hint), title=plain(view.title, "bold"), title_align="left", border_style="cyan")
 
 
 def epoch_line(view: View) -> str:

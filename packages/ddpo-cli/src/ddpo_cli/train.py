@@ -1,9 +1,7 @@
 """`ddpo train`: which options go together; each of them is in `train_options`."""
 
-import typer
-
-from ddpo_cli.commands import train_options as options
-from ddpo_cli.errors import CLIError, readable_errors
+from ddpo_cli import train_options as options
+from ddpo_cli.errors import CLIError
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -39,7 +37,6 @@ The path of the run is printed to stdout at the end, everything else to stderr.
 
 
 def train(
-    context: typer.Context,
     run: options.Run = None,
     *,
     preset: options.Preset = None,
@@ -100,18 +97,17 @@ def train(
         "watch_text": watch_text,
         "tracker": [one.value for one in tracker or ()],
     }
-    with readable_errors(context.obj):
-        if run is not None and not resume:
-            raise CLIError(f"got the argument {str(run)!r} without --resume; did you mean --output {run}?")
-        if resume and (output or config or preset):
-            raise CLIError("--resume goes on with a run as it is; leave out --output, --config and --preset")
-        if force and not resume:
-            raise CLIError("--force changes the options of a resumed run; add --resume, or leave it out")
-        from ddpo_cli.training import plan_run, resume_run, start_run
+    if run is not None and not resume:
+        raise CLIError(f"got the argument {str(run)!r} without --resume; did you mean --output {run}?")
+    if resume and (output or config or preset):
+        raise CLIError("--resume goes on with a run as it is; leave out --output, --config and --preset")
+    if force and not resume:
+        raise CLIError("--force changes the options of a resumed run; add --resume, or leave it out")
+    from ddpo_cli.training import plan_run, resume_run, start_run
 
-        if dry_run:
-            plan_run(run, flags, preset=preset, config=config, resume=resume, force=force)
-        elif resume:
-            resume_run(run, flags, force=force)
-        else:
-            start_run(flags, preset=preset, config=config, output=output)
+    if dry_run:
+        plan_run(run, flags, preset=preset, config=config, resume=resume, force=force)
+    elif resume:
+        resume_run(run, flags, force=force)
+    else:
+        start_run(flags, preset=preset, config=config, output=output)

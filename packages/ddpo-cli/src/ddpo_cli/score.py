@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from ddpo_cli.errors import readable_errors
-
 EPILOG = """
 [bold]Examples[/bold]
 
@@ -40,7 +38,6 @@ class ScoreFormat(StrEnum):
 
 
 def score(
-    context: typer.Context,
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGES", help="Files, folders (searched to the bottom), or globs.")
     ],
@@ -103,22 +100,21 @@ def score(
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images scored at once.")] = 16,
 ) -> None:
     """Score images with one reward or several."""
-    with readable_errors(context.obj):
-        from ddpo_cli.inputs import Columns
-        from ddpo_cli.scoring import Job, run_job
+    from ddpo_cli.inputs import Columns
+    from ddpo_cli.scoring import Job, run_job
 
-        job = Job(
-            images=tuple(images),
-            rewards=tuple(reward),
-            prompts=prompts,
-            prompt=prompt,
-            columns=Columns(image_column, prompt_column),
-            output=output,
-            format=format and format.value,
-            resume=resume,
-            sheet=sheet,
-            sheet_size=sheet_size,
-            batch_size=batch_size,
-            info=info,
-        )
-        run_job(job)
+    job = Job(
+        images=tuple(images),
+        rewards=tuple(reward),
+        prompts=prompts,
+        prompt=prompt,
+        columns=Columns(image_column, prompt_column),
+        output=output,
+        format=format and format.value,
+        resume=resume,
+        sheet=sheet,
+        sheet_size=sheet_size,
+        batch_size=batch_size,
+        info=info,
+    )
+    run_job(job)

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from ddpo_cli.errors import readable_errors
 from ddpo_cli.ui.console import Format
 
 EPILOG = """
@@ -28,7 +27,6 @@ Grids and every score are written to RUN/eval/, the rows to stdout.
 
 
 def evaluate(
-    context: typer.Context,
     run: Annotated[
         Path | None,
         typer.Argument(metavar="RUN", help="A run, or a checkpoint of a run.", show_default="the last run in runs/"),
@@ -76,9 +74,8 @@ def evaluate(
     ),
 ) -> None:
     """Compare a finetuned model with its base, side by side on seen and unseen prompts."""
-    with readable_errors(context.obj):
-        from ddpo_cli.comparing import Order, run_comparison
+    from ddpo_cli.comparing import Order, run_comparison
 
-        flags = {"num_steps": num_steps, "device": device}
-        order = Order(run, tuple(reward or ()), tuple(prompts or ()), num_images, seed, output, flags)
-        run_comparison(order, format)
+    flags = {"num_steps": num_steps, "device": device}
+    order = Order(run, tuple(reward or ()), tuple(prompts or ()), num_images, seed, output, flags)
+    run_comparison(order, format)

@@ -1,0 +1,158 @@
+"""`ddpo rewards list | show | check | new`: look at the installed rewards, check one, start a plugin."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddpo_cli.errors import BAD_INPUT, readable
+from ddpo_cli.ui.console import Format, FormatOption, emit, foreign_output, say, tell
+
+if TYPE_CHECKING:
+    from ddpo_rewards import RewardSpec
+
+LISTED = ("name", "distribution", "needs", "unit", "range", "licence", "summary")
+SHOWN = ("name", "needs", "summary", "distribution")  # what fits a terminal of 80 columns
+
+EPILOG = """
+[bold]Examples[/bold]
+
+  ddpo rewards list                    [dim]what is installed[/dim]
+
+  ddpo rewards show aesthetic          [dim]unit, range, licence, weights[/dim]
+
+  ddpo rewards new sharpness           [dim]a plugin package with passing tests[/dim]
+
+  ddpo rewards check my_plugin:score   [dim]does it keep the contract?[/dim]
+"""
+
+app = typer.Typer(
+    help="Look at the installed rewards, check one, or start a plugin.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command("list")
+@readable
+def list_rewards(
+    format: FormatOption = Format.table,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Only the built-in rewards.")] = False,
+) -> None:
+    """List the installed rewards; a plugin that does not load is listed with its error."""
+    from ddpo_rewards import load_registry
+
+    with foreign_output():
+        registry = load_registry(disabled=["*"] if no_plugins else [])
+        listed = registry.list_rewards()
+    rows: list[dict[str, Any]] = [_summary(name, spec) for name, spec in listed.items()]
+    if format is Format.table:
+        emit(rows, format, columns=SHOWN)
+        for failure in registry.failures:
+            say(f"Plugin {failure.plugin} does not load: {failure.error}")
+        return
+    rows += [{"name": None, "distribution": failure.plugin, "error": failure.error} for failure in registry.failures]
+    emit([{**row, "error": row.get("error")} for row in rows], format, columns=(*LISTED, "error"))
+
+
+@app.command("show")
+@readable
+def show(
+    reward: Annotated[str, typer.Argument(metavar="REF", help="A reward from the list.")],
+    format: FormatOption = Format.table,
+) -> None:
+    """Print what is known about a reward: unit, range, licence, source, weights, reference scores."""
+    with foreign_output():
+        facts = _facts(_spec(reward))
+    if format is not Format.table:
+        emit([facts], format, columns=tuple(facts))
+        return
+    rows = [
+        {"fact": key.replace("_", " "), "value": value} for key, value in facts.items() if value not in (None, "", [])
+    ]
+    emit(rows, format, columns=("fact", "value"))
+
+
+@app.command("check")
+@readable
+def check(
+    reward: Annotated[str, typer.Argument(metavar="REF", help="A reward, e.g. my_plugin:score.")],
+    format: FormatOption = Format.table,
+) -> None:
+    """Check that a reward keeps the contract: length, finite, order, batches, determinism. Exit code 2 if not."""
+    from ddpo_cli.rewarding import build_reward
+    from ddpo_rewards.testing import check_reward
+
+    with foreign_output():
+        checks = check_reward(build_reward([reward]))
+    rows = [{"check": one.name, "result": "passed" if one.passed else "failed", "seen": one.message} for one in checks]
+    emit(rows, format, columns=("check", "result", "seen"))
+    failed = [one.name for one in checks if not one.passed]
+    if failed:
+        say(f"Error: reward {reward!r} breaks the contract: {', '.join(failed)}")
+        raise typer.Exit(BAD_INPUT)
+    say(f"Reward {reward!r} keeps the contract.")
+
+
+@app.command("new")
+@readable
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The reward's name, e.g. sharpness.")],
+    directory: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the package's folder is made.")
+    ] = Path("."),
+) -> None:
+    """Write a plugin package with a reward of your own, its entry point and its passing tests."""
+    from ddpo_rewards import new_plugin
+
+    path = new_plugin(name, directory)
+    say(f"Wrote {path}. Now:\n  pip install -e {path}\n  pytest {path}\n  ddpo rewards list")
+    tell(str(path))
+
+
+def _spec(reference: str) -> "RewardSpec":
+    from ddpo_rewards import load_registry, parse_reference
+
+    parsed = parse_reference(reference)
+    if ":" not in parsed.ref:
+        return load_registry().find_spec(parsed.ref)  # describing a registered reward builds nothing
+    from ddpo_cli.rewarding import build_reward
+
+    return build_reward([reference]).spec
+
+
+def _summary(name: str, spec: "RewardSpec") -> dict[str, Any]:
+    facts = _facts(spec)
+    return {"name": name, **{key: facts[key] for key in LISTED[1:]}}
+
+
+def _facts(spec: "RewardSpec") -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "summary": spec.summary,
+        "distribution": spec.distribution,
+        "factory": spec.factory if isinstance(spec.factory, str) else repr(spec.factory),
+        "needs": [*sorted({"images", *spec.needs}), *(f"{spec.distribution}[{extra}]" for extra in spec.extras)],
+        "unit": spec.unit,
+        "range": _range(spec.range),
+        "licence": spec.licence,
+        "source": spec.source,
+        "extras": list(spec.extras),
+        "weights": [_weight(weight) for weight in spec.weights],
+        "reference_scores": [
+            f"{known.image}: {known.score:g} ± {known.tolerance:g} ({known.source})" for known in spec.reference_scores
+        ],
+    }
+
+
+def _range(bounds: tuple[float, float] | None) -> str:
+    return "" if bounds is None else f"{bounds[0]:g} to {bounds[1]:g}"
+
+
+def _weight(weight: Any) -> str:
+    from ddpo_rewards.weights import describe_pin
+
+    size = f", {weight.size / 1e6:.1f} MB" if weight.size else ""
+    return f"{weight.source}/{weight.filename} ({describe_pin(weight)}, {weight.licence}{size})"

@@ -1,0 +1,168 @@
+"""`ddpo sample`: draw a grid of samples from a model or a run."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddpo_cli.errors import CLIError
+from ddpo_cli.ui.console import foreign_output, say, tell
+from ddpo_cli.ui.progress import counted, loading
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ddpo_cli.config import RunConfig
+    from ddpo_core import Params, Policy
+
+EPILOG = """
+[bold]Examples[/bold]
+
+  ddpo sample                     [dim]the embedded model before any training[/dim]
+
+  ddpo sample runs/0001-jpeg_compressibility
+
+  ddpo sample runs/0001-jpeg_compressibility/checkpoints/epoch-000010
+
+  ddpo sample --prompt "a fox" --prompt "a whale riding a bike" -n 8 --seed 7
+
+  ddpo sample RUN --prompts unseen_animals --separate images/
+
+  ddpo score images/ --reward jpeg_compressibility     [dim]what was just drawn[/dim]
+
+The same prompts and seeds give the same noise for every checkpoint, so that
+grids compare. The path of the grid is printed to stdout.
+"""
+
+
+def sample(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|RUN", help="builtin:emoji, a diffusers folder, a hub id, a run, or a checkpoint of a run."
+        ),
+    ] = "builtin:emoji",
+    *,
+    prompt: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="A prompt; repeat for several.", show_default=False)
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROMPTS", help="A prompt set or file:PATH.", show_default="the run's, else simple_animals"
+        ),
+    ] = None,
+    num_images: Annotated[
+        int, typer.Option("--num-images", "-n", metavar="N", min=1, help="Images; prompts repeat in turn.")
+    ] = 16,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Seed of the first image; each next image has the next seed.")
+    ] = 0,
+    num_steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Denoising steps.", show_default="the run's, else 10")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(metavar="X", min=1, help="Classifier-free guidance.", show_default="the run's, else 1"),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PNG", help="The grid.")] = Path("samples.png"),
+    separate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also write each image to DIR, with a metadata.jsonl that [bold]ddpo score[/bold] reads.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, ...", show_default="the best there is")
+    ] = None,
+) -> None:
+    """Draw a grid of samples from a model or a run."""
+    if output.is_dir():
+        raise CLIError(f"--output {str(output)!r} is a folder; want the name of a PNG (for single images: --separate)")
+    if separate is not None and separate.is_dir() and any(separate.iterdir()):
+        raise CLIError(f"--separate {str(separate)!r} is not empty; choose a new folder")
+    if prompt and prompts:
+        raise CLIError("got --prompt and --prompts; give the one or the other")
+    from ddpo_cli.evaluating import fixed_prompts
+    from ddpo_cli.grids import grid, save_png
+    from ddpo_core import prompt_set
+
+    flags = {"prompts": prompts, "num_steps": num_steps, "guidance_scale": guidance_scale, "device": device}
+    checkpoint, config = _source(model, flags)
+    if prompt:
+        drawn = tuple(prompt[index % len(prompt)] for index in range(num_images))
+    else:
+        drawn = fixed_prompts(prompt_set(config.prompts), num_images).prompts
+    seeds = range(seed, seed + num_images)
+    with foreign_output():
+        with loading(f"Loading {checkpoint or config.model}"):
+            policy, params = _load(config, checkpoint)
+        with counted("sampling") as told:
+            images: list[Image] = []
+            for batch in _sample(policy, params, drawn, seeds, config):
+                images += batch
+                told(len(images), num_images)
+    save_png(grid(images, [f"{text}  seed {number}" for text, number in zip(drawn, seeds, strict=True)]), output)
+    if separate is not None:
+        _write_separately(separate, images, drawn, seeds)
+    tell(str(output))
+
+
+def _source(model: str, flags: Mapping[str, Any]) -> "tuple[Path | None, RunConfig]":
+    """Return the checkpoint that `model` means, if any, and the configuration to sample with."""
+    from ddpo_cli.resolving import nest, read_run_config, resolve, validate
+    from ddpo_cli.runs import CHECKPOINTS, find_checkpoint, is_run
+
+    path = Path(model)
+    if is_run(path) or path.resolve().parent.name == CHECKPOINTS:
+        run, checkpoint = find_checkpoint(path)
+        given = nest({key: value for key, value in flags.items() if value is not None})
+        return checkpoint, validate(read_run_config(run).model_dump(exclude_none=True), given)
+    return None, resolve(None, {"model": model, **flags})
+
+
+def _load(config: "RunConfig", checkpoint: Path | None) -> "tuple[Policy, Params]":
+    from ddpo_cli.setup import load_model
+    from ddpo_core import adamw, load_checkpoint
+
+    policy = load_model(config)
+    if checkpoint is None:
+        return policy, policy.params
+    return policy, load_checkpoint(checkpoint, policy, adamw(config.learning_rate)).params
+
+
+def _sample(
+    policy: "Policy", params: "Params", prompts: Sequence[str], seeds: Sequence[int], config: "RunConfig"
+) -> "Iterator[list[Image]]":
+    """Draw the images batch by batch."""
+    import torch
+
+    from ddpo_cli.grids import to_pil
+    from ddpo_core import sample_trajectories
+
+    for start in range(0, len(prompts), config.fit.sample_batch_size):
+        part = slice(start, start + config.fit.sample_batch_size)
+        steps = config.fit.num_steps
+        sampled = sample_trajectories(policy, params, prompts[part], num_steps=steps, seeds=seeds[part])
+        with torch.inference_mode():
+            yield to_pil(policy.decode(sampled.latents[:, -1]))
+
+
+def _write_separately(folder: Path, images: "Sequence[Image]", prompts: Sequence[str], seeds: Sequence[int]) -> None:
+    from ddpo_cli.files import write_text
+    from ddpo_cli.grids import save_png
+    from ddpo_cli.inputs import METADATA_FILES
+
+    rows = []
+    for image, prompt, seed in zip(images, prompts, seeds, strict=True):
+        slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60]
+        name = f"{seed:05d}-{slug or 'image'}.png"
+        save_png(image, folder / name)
+        rows.append(json.dumps({"file_name": name, "prompt": prompt, "seed": seed}, ensure_ascii=False))
+    write_text(folder / METADATA_FILES[1], "\n".join(rows) + "\n")
+    say(f"{len(images)} images with {METADATA_FILES[1]}: {folder}")

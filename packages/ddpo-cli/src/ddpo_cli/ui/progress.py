@@ -1,0 +1,29 @@
+"""Progress of what takes a while, on a terminal; elsewhere nothing moves."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ddpo_cli.ui.console import messages, plain
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Say that `what` is being done while the block runs."""
+    console = messages()
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(plain(what)):
+        yield
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar with the time left while the block runs; yields what moves it: `(done, total)`."""
+    console = messages()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
