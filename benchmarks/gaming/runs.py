@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from ddpo_cli.setup import Setup
-    from ddpo_core import EpochInfo, TrainState
+    from ddpo_core import EpochInfo, Policy, TrainState
 
 REWARDS = ("jpeg_compressibility", "jpeg_incompressibility", "redness", "brightness", "roughness", "symmetry")
 OBSERVED = "observed.jsonl"
@@ -97,7 +97,7 @@ def _train(run: Run, options: argparse.Namespace) -> None:
         config=setup.config.fit,
     )
     for after, info in islice(epochs, options.epochs - state.epoch):
-        _record(folder, after, info, judge)
+        _record(folder, after, info, setup.policy, judge)
 
 
 def _load(run: Run, folder: Path) -> "Setup":
@@ -116,7 +116,7 @@ def _begin(run: Run, folder: Path, setup: "Setup") -> "TrainState":
     from ddpo_core import init, latest_checkpoint, load_checkpoint, save_checkpoint
 
     saved = latest_checkpoint(folder) or save_checkpoint(
-        folder / "checkpoints" / "epoch-000000", init(setup.policy, setup.optimizer, seed=run.seed)
+        folder, init(setup.policy, setup.optimizer, seed=run.seed), setup.policy
     )
     state = load_checkpoint(saved, setup.policy, setup.optimizer)
     rows = read_observed(folder)[: state.epoch]
@@ -125,7 +125,7 @@ def _begin(run: Run, folder: Path, setup: "Setup") -> "TrainState":
     return state
 
 
-def _record(folder: Path, state: "TrainState", info: "EpochInfo", judge: "Module") -> None:
+def _record(folder: Path, state: "TrainState", info: "EpochInfo", policy: "Policy", judge: "Module") -> None:
     from rewards import animal_of
     from safetensors.torch import save_file
 
@@ -138,7 +138,7 @@ def _record(folder: Path, state: "TrainState", info: "EpochInfo", judge: "Module
     row = {"epoch": info.epoch, "reward": info.metrics["reward_mean"], "judge": share, "prompts": info.prompts}
     with open(folder / OBSERVED, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-    save_checkpoint(folder / "checkpoints" / f"epoch-{state.epoch:06d}", state)
+    save_checkpoint(folder, state, policy)
     print(f"{info.epoch} reward {row['reward']:.4g} judge {share:.3f}", flush=True)
 
 

@@ -85,7 +85,7 @@ def test_a_line_torn_by_a_crash_is_left_out():
     assert read_metrics(run) == [{"epoch": 1}]
 
 
-def test_going_back_drops_later_metrics_and_checkpoints():
+def test_going_back_drops_later_metrics_and_moves_later_checkpoints_aside():
     run = make_run("a", 1, 2, 3)
     for epoch in (1, 2, 3):
         append_metrics(run, {"epoch": epoch})
@@ -95,6 +95,7 @@ def test_going_back_drops_later_metrics_and_checkpoints():
     assert [(row["epoch"], row["sample"]) for row in logged] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["epoch-000001", "epoch-000002"]
+    assert [path.name for path in (run / "superseded/0001/checkpoints").iterdir()] == ["epoch-000003"]
 
 
 def test_two_processes_cannot_write_to_one_run():

@@ -50,7 +50,7 @@ def train(run, happens=lambda phase, epoch: None):
     for state, info in islice(epochs, missing):
         epoch = info.epoch
         happens("writing", epoch)
-        save_checkpoint(run / "checkpoints" / f"epoch-{epoch:06d}", state)
+        save_checkpoint(run, state, policy)
         prune_checkpoints(run, keep_last=2)
         happens("written", epoch)
     return state

@@ -1,6 +1,6 @@
 """One process of a run of several, started by `test_distributed.py` as torchrun would start it.
 
-The argument is a list of JSON objects: how many epochs, the folder to write to, a checkpoint to go on from, the
+The argument is a list of JSON objects: how many epochs, the folder to write to, a run to go on from, the
 objective, the model (a folder; left out: the toy), and in which process and how the reward fails in the second epoch.
 """
 
@@ -20,6 +20,7 @@ from ddpo_core import (
     ddpo_is_loss,
     fit,
     init,
+    latest_checkpoint,
     load_checkpoint,
     load_policy,
     processes_from_environment,
@@ -55,7 +56,7 @@ def run(job, processes):
 
     start = job.get("start")
     epochs = fit(
-        load_checkpoint(start, policy, optimizer) if start else init(policy, optimizer, seed=0),
+        load_checkpoint(latest_checkpoint(start), policy, optimizer) if start else init(policy, optimizer, seed=0),
         policy=policy,
         optimizer=optimizer,
         reward_fn=reward,
@@ -70,7 +71,7 @@ def run(job, processes):
     drawn = {str(index): point.contiguous().clone() for index, point in zip(info.indices, info.images, strict=True)}
     save_file(drawn, folder / f"process-{processes.rank}.safetensors")
     if processes.is_writer:
-        save_checkpoint(folder / "checkpoint", state)
+        save_checkpoint(folder, state, policy)
 
 
 if __name__ == "__main__":

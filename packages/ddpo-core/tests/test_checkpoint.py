@@ -1,8 +1,12 @@
 """A checkpoint is complete or absent, whatever happens to the disk, and is told apart from a damaged one."""
 
 import json
+import os
 import resource
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +17,10 @@ from ddpo_core import (
     CheckpointError,
     DDPOError,
     adamw,
+    checkpoint_path,
     init,
     latest_checkpoint,
+    list_checkpoints,
     load_checkpoint,
     prune_checkpoints,
     rewind_checkpoints,
@@ -33,6 +39,10 @@ def _state(seed=5, epoch=2):
     return TrainState(params, opt_state, {"a cat": (0.1, -1e300), "": (1 / 3,)}, seed, epoch, queries=7)
 
 
+def _save(run, **options):
+    return save_checkpoint(run, _state(**options), POLICY)
+
+
 def _assert_equal(first, second):
     for ours, theirs in ((first.params, second.params), (first.opt_state, second.opt_state)):
         assert list(ours) == list(theirs)
@@ -42,7 +52,7 @@ def _assert_equal(first, second):
 
 
 def test_a_state_comes_back_bit_for_bit(tmp_path):
-    saved = save_checkpoint(tmp_path / "checkpoints" / "epoch-000002", _state())
+    saved = _save(tmp_path)
     _assert_equal(load_checkpoint(saved, POLICY, OPTIMIZER), _state())
     assert sorted(entry.name for entry in saved.iterdir()) == [
         "optimizer.safetensors",
@@ -53,20 +63,20 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
 
 
 def test_a_checkpoint_is_replaced_by_a_newer_one(tmp_path):
-    save_checkpoint(tmp_path / "epoch-000002", _state(seed=1))
-    saved = save_checkpoint(tmp_path / "epoch-000002", _state(seed=2))
+    _save(tmp_path, seed=1)
+    saved = _save(tmp_path, seed=2)
     _assert_equal(load_checkpoint(saved, POLICY, OPTIMIZER), _state(seed=2))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["epoch-000002"]
+    assert [entry.name for entry in saved.parent.iterdir()] == ["epoch-000002"]
 
 
 def test_leftovers_of_a_killed_process_are_neither_seen_nor_in_the_way(tmp_path):
     folder = tmp_path / "checkpoints"
-    saved = save_checkpoint(folder / "epoch-000002", _state())
+    saved = _save(tmp_path)
     (folder / ".epoch-000003.writing").mkdir()
     (folder / ".epoch-000003.writing" / "params.safetensors").write_bytes(b"half")
     (folder / "epoch-notes").mkdir()
     assert latest_checkpoint(tmp_path) == saved
-    newer = save_checkpoint(folder / "epoch-000003", _state())
+    newer = _save(tmp_path, epoch=3)
     assert latest_checkpoint(tmp_path) == newer
     assert not (folder / ".epoch-000003.writing").exists()
 
@@ -74,26 +84,26 @@ def test_leftovers_of_a_killed_process_are_neither_seen_nor_in_the_way(tmp_path)
 def test_the_latest_is_the_highest_epoch_and_none_where_there_are_none(tmp_path):
     assert latest_checkpoint(tmp_path) is None
     for epoch in (10, 9, 1_000_000):
-        save_checkpoint(tmp_path / "checkpoints" / f"epoch-{epoch:06d}", _state(epoch=epoch))
+        _save(tmp_path, epoch=epoch)
     assert latest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "epoch-1000000"
 
 
 @pytest.mark.parametrize("file", ["state.json", "params.safetensors", "optimizer.safetensors"])
 def test_a_full_disk_leaves_the_previous_checkpoint_and_no_half_of_the_new(tmp_path, file):
     # A limit on the size of files fails a write as a full disk does: below the smallest, the middle, the largest file.
-    saved = save_checkpoint(tmp_path / "epoch-000002", _state(seed=1))
+    saved = _save(tmp_path, seed=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     limit = (saved / file).stat().st_size - 1
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        for name in ("epoch-000002", "epoch-000003"):
+        for epoch in (2, 3):
             with pytest.raises(CheckpointError, match="cannot be written") as caught:
-                save_checkpoint(tmp_path / name, _state(seed=2))
+                _save(tmp_path, seed=2, epoch=epoch)
             assert "\n" not in str(caught.value)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     _assert_equal(load_checkpoint(saved, POLICY, OPTIMIZER), _state(seed=1))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["epoch-000002"]
+    assert [entry.name for entry in saved.parent.iterdir()] == ["epoch-000002"]
 
 
 def test_a_missing_checkpoint_is_one_clear_line(tmp_path):
@@ -103,7 +113,7 @@ def test_a_missing_checkpoint_is_one_clear_line(tmp_path):
 
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory):
-    return save_checkpoint(tmp_path_factory.mktemp("intact") / "epoch-000002", _state())
+    return _save(tmp_path_factory.mktemp("intact"))
 
 
 @pytest.mark.parametrize("name", ["params.safetensors", "optimizer.safetensors", "state.json"])
@@ -131,7 +141,7 @@ def test_a_format_of_the_future_is_refused(intact, tmp_path):
     future = shutil.copytree(intact, tmp_path / "epoch-000002")
     described = json.loads((future / "state.json").read_text())
     (future / "state.json").write_text(json.dumps({**described, "format": 99}))
-    with pytest.raises(CheckpointError, match="has format 99; this version reads 1"):
+    with pytest.raises(CheckpointError, match="has format 99; this version reads 2"):
         load_checkpoint(future, POLICY, OPTIMIZER)
 
 
@@ -146,12 +156,12 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(intact):
 
 def test_a_fresh_state_can_be_saved(tmp_path):
     fresh = init(POLICY, OPTIMIZER, seed=0)
-    _assert_equal(load_checkpoint(save_checkpoint(tmp_path / "epoch-000000", fresh), POLICY, OPTIMIZER), fresh)
+    _assert_equal(load_checkpoint(save_checkpoint(tmp_path, fresh, POLICY), POLICY, OPTIMIZER), fresh)
 
 
 def test_old_checkpoints_are_removed_but_for_the_newest_and_those_to_keep(tmp_path):
     for epoch in (1, 2, 3, 4, 10):
-        save_checkpoint(tmp_path / "checkpoints" / f"epoch-{epoch:06d}", _state(epoch=epoch))
+        _save(tmp_path, epoch=epoch)
     (tmp_path / "checkpoints" / "notes").mkdir()
     kept = prune_checkpoints(tmp_path, keep_last=2, keep=[2, 7])
     assert [path.name for path in kept] == ["epoch-000002", "epoch-000004", "epoch-000010"]
@@ -167,19 +177,105 @@ def test_the_last_checkpoint_is_never_removed(tmp_path):
     assert prune_checkpoints(tmp_path, keep_last=1) == ()
 
 
-def test_going_back_removes_what_comes_after(tmp_path):
-    for epoch in (1, 2, 3):
-        save_checkpoint(tmp_path / "checkpoints" / f"epoch-{epoch:06d}", _state(epoch=epoch))
-    (tmp_path / "checkpoints" / ".epoch-000009.removed").mkdir()  # of a process that was killed
-    left = rewind_checkpoints(tmp_path, epoch=2)
-    assert [path.name for path in left] == ["epoch-000001", "epoch-000002"]
-    assert sorted((tmp_path / "checkpoints").iterdir()) == list(left)
-    assert rewind_checkpoints(tmp_path / "elsewhere", epoch=2) == ()
+def test_going_back_moves_what_comes_after_to_a_folder_of_its_own(tmp_path):
+    run, aside = tmp_path / "run", tmp_path / "run" / "superseded" / "0001"
+    for epoch in (1, 2, 3, 10):
+        _save(run, epoch=epoch)
+    moved = rewind_checkpoints(run, epoch=2, into=aside)
+    assert moved == (checkpoint_path(aside, 3), checkpoint_path(aside, 10))
+    assert list(list_checkpoints(run)) == [1, 2]
+    assert latest_checkpoint(aside) == moved[-1]
+    _assert_equal(load_checkpoint(moved[0], POLICY, OPTIMIZER), _state(epoch=3))
+
+
+def test_going_back_to_the_present_moves_nothing(tmp_path):
+    _save(tmp_path / "run")
+    for run in (tmp_path / "run", tmp_path / "elsewhere"):
+        assert rewind_checkpoints(run, epoch=2, into=tmp_path / "aside") == ()
+    assert not (tmp_path / "aside").exists()
+
+
+def test_going_back_never_replaces_what_went_aside_before(tmp_path):
+    for seed in (1, 2):
+        _save(tmp_path / "run", epoch=3, seed=seed)
+        if seed == 1:
+            rewind_checkpoints(tmp_path / "run", epoch=2, into=tmp_path / "aside")
+    with pytest.raises(CheckpointError, match=r"cannot be moved to .*aside': Directory not empty"):
+        rewind_checkpoints(tmp_path / "run", epoch=2, into=tmp_path / "aside")
+    for folder, seed in (("aside", 1), ("run", 2)):
+        saved = load_checkpoint(latest_checkpoint(tmp_path / folder), POLICY, OPTIMIZER)
+        _assert_equal(saved, _state(epoch=3, seed=seed))
+
+
+@pytest.mark.parametrize("fails", ["replacing", "killed"])
+def test_what_is_being_replaced_is_the_checkpoint_until_the_new_one_has_its_name(tmp_path, fails):
+    # Between the two renames, and beside a new one that is complete but has no name yet.
+    saved = _save(tmp_path, seed=1)
+    saved.rename(saved.with_name(".epoch-000002.old"))
+    if fails == "killed":
+        shutil.copytree(saved.with_name(".epoch-000002.old"), saved.with_name(".epoch-000002.writing"))
+    assert list_checkpoints(tmp_path) == {2: saved}
+    _assert_equal(load_checkpoint(latest_checkpoint(tmp_path), POLICY, OPTIMIZER), _state(seed=1))
+    assert not saved.exists()  # whoever reads changes nothing
+    assert prune_checkpoints(tmp_path, keep_last=1) == (saved,)
+    assert [entry.name for entry in saved.parent.iterdir()] == ["epoch-000002"]
+
+
+def test_what_was_replaced_never_comes_back(tmp_path):
+    # Killed before the old one was deleted: pruning the new one must not uncover it.
+    shutil.copytree(_save(tmp_path, epoch=2), tmp_path / "checkpoints" / ".epoch-000002.old")
+    _save(tmp_path, epoch=3)
+    prune_checkpoints(tmp_path, keep_last=1)
+    assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == ["epoch-000003"]
+
+
+@pytest.fixture(scope="module")
+def replacements():
+    """What every way to disturb the replacement of a checkpoint came to, by the real operations on files."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("replaced.py")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_replacing_is_disturbed_at_every_operation(replacements):
+    for how in ("killed", "fails once", "fails on"):
+        assert sum(each["how"] == how for each in replacements) > 20
+    # With the name free in between, and killed once more while the next one is written.
+    assert sum(each["how"] == "killed twice" for each in replacements) > 20
+
+
+def test_after_every_disturbance_the_old_or_the_new_checkpoint_can_be_loaded(replacements):
+    assert [each for each in replacements if each["found"] not in each["possible"]] == []
+    assert {each["found"] for each in replacements if each["how"] == "killed"} == {1, 2}
+
+
+def test_after_every_disturbance_the_next_one_can_be_saved_and_nothing_else_is_left(replacements):
+    assert [each for each in replacements if each["next"] != 9 or each["left"] != ["epoch-000002"]] == []
+
+
+def test_a_checkpoint_of_another_model_of_the_same_shapes_is_refused_by_both_fingerprints(tmp_path):
+    first, second = (POLICY._replace(fingerprint=name) for name in ("model-1.4", "model-1.5"))
+    saved = save_checkpoint(tmp_path, _state(), first)
+    with pytest.raises(CheckpointError, match=r"its fingerprint is 'model-1.4', that of this policy is 'model-1.5'"):
+        load_checkpoint(saved, second, OPTIMIZER)
+    _assert_equal(load_checkpoint(saved, first, OPTIMIZER), _state())
+
+
+def test_a_checkpoint_of_another_lora_scale_is_refused_by_both(tmp_path):
+    saved = save_checkpoint(tmp_path, _state(), POLICY._replace(lora_scale=0.1))
+    with pytest.raises(CheckpointError, match=r"has the LoRA scale 0\.1, this policy has 2\.0"):
+        load_checkpoint(saved, POLICY._replace(lora_scale=2.0), OPTIMIZER)
+    _assert_equal(load_checkpoint(saved, POLICY._replace(lora_scale=0.1), OPTIMIZER), _state())
 
 
 def test_tensors_come_back_in_the_layout_of_the_policy(tmp_path):
     weight = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
     policy = POLICY._replace(params={"weight": weight})
-    loaded = load_checkpoint(save_checkpoint(tmp_path / "e", init(policy, OPTIMIZER, seed=0)), policy, OPTIMIZER)
+    loaded = load_checkpoint(save_checkpoint(tmp_path, init(policy, OPTIMIZER, seed=0), policy), policy, OPTIMIZER)
     assert loaded.params["weight"].stride() == weight.stride()
     assert torch.equal(loaded.params["weight"], weight)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ddpo_core import DDPOError, adamw, load_checkpoint, processes_from_environment
+from ddpo_core import DDPOError, adamw, latest_checkpoint, load_checkpoint, processes_from_environment
 from ddpo_core.distributed import SINGLE
 
 PROCESS = Path(__file__).with_name("process.py")
@@ -52,7 +52,7 @@ def run_here(jobs):
 
 def assert_same_run(first, second, model=None):
     policy, _ = module_of_a_process().load(model)
-    states = [load_checkpoint(folder / "checkpoint", policy, adamw(1e-2)) for folder in (first, second)]
+    states = [load_checkpoint(latest_checkpoint(folder), policy, adamw(1e-2)) for folder in (first, second)]
     assert states[0].epoch == states[1].epoch
     for name, leaf in states[0].params.items():
         torch.testing.assert_close(states[1].params[name], leaf, rtol=1e-4, atol=1e-5)
@@ -71,7 +71,7 @@ def runs(tmp_path_factory, pipeline_folder):
     folder = tmp_path_factory.mktemp("runs")
 
     def job(name, objective="policy gradient", epochs=3, begin=None, model=None):
-        start = None if begin is None else str(folder / begin / "checkpoint")
+        start = None if begin is None else str(folder / begin)
         described = {"objective": objective, "epochs": epochs, "start": start, "model": model}
         return {"folder": str(folder / name), **described}
 
@@ -96,7 +96,7 @@ def test_two_processes_draw_the_samples_and_make_the_updates_of_one(runs, object
 
 def test_two_processes_draw_the_pictures_and_train_the_adapters_of_one(runs, pipeline_folder):
     assert_same_run(runs / "pictures-1", runs / "pictures-2", pipeline_folder)
-    trained = load_file(runs / "pictures-1" / "checkpoint" / "params.safetensors")
+    trained = load_file(latest_checkpoint(runs / "pictures-1") / "params.safetensors")
     assert any(leaf.abs().max() > 0 for name, leaf in trained.items() if ".lora_B." in name)
 
 
@@ -106,7 +106,7 @@ def test_a_run_goes_on_with_two_processes_and_with_one_again(runs):
 
 def test_only_one_process_writes(runs):
     assert sorted(path.name for path in (runs / "gradient-2").iterdir()) == [
-        "checkpoint",
+        "checkpoints",
         "process-0.safetensors",
         "process-1.safetensors",
     ]

@@ -74,7 +74,7 @@ def test_a_resumed_run_is_judged_bit_for_bit_as_if_it_had_never_stopped(tmp_path
 
     uninterrupted = list(islice(watched(start()), 6))
     *_, stopped = islice(watched(start()), 3)
-    saved = save_checkpoint(tmp_path / "epoch-000003", stopped.state)
+    saved = save_checkpoint(tmp_path, stopped.state, POLICY)
     text = json.dumps([asdict(observation) for observation in stopped.history])
 
     read = [Observation(**row) for row in json.loads(text)]

@@ -142,7 +142,7 @@ def test_training_all_weights_resumes_bit_for_bit_and_leaves_the_model_alone(mak
     policy = _policy(full_stable_diffusion_policy, make_pipeline())
     before = {name: leaf.clone() for name, leaf in policy.params.items()}
     whole, half = _train(policy, 2, loss_fn=loss_fn), _train(policy, 1, loss_fn=loss_fn)
-    resumed = load_checkpoint(save_checkpoint(tmp_path / "epoch-000001", half), policy, adamw(1e-3))
+    resumed = load_checkpoint(save_checkpoint(tmp_path, half, policy), policy, adamw(1e-3))
     again = _train(policy, 1, resumed, loss_fn=loss_fn)
     assert all(torch.equal(again.params[name], leaf) for name, leaf in whole.params.items())
     assert all(torch.equal(policy.params[name], leaf) for name, leaf in before.items())

@@ -111,14 +111,14 @@ def test_the_state_passed_in_is_untouched():
 
 def test_an_interrupted_run_ends_as_if_nothing_had_happened(tmp_path):
     whole = _last(5, policy=toy.policy())
-    saved = save_checkpoint(tmp_path / "epoch-000002", _last(2, policy=toy.policy()))
+    saved = save_checkpoint(tmp_path, _last(2, policy=toy.policy()), toy.policy())
     resumed = load_checkpoint(saved, toy.policy(), adamw(1e-2))
     _assert_equal(whole, _last(3, policy=toy.policy(), state=resumed))
 
 
 def test_an_interrupted_diffusion_run_ends_as_if_nothing_had_happened(tiny_policy, tmp_path):
     run = partial(_last, policy=tiny_policy, reward_fn=brightness, prompts=["a cat", "a dog", "a cow"])
-    saved = save_checkpoint(tmp_path / "epoch-000001", run(1))
+    saved = save_checkpoint(tmp_path, run(1), tiny_policy)
     _assert_equal(run(3), run(2, state=load_checkpoint(saved, tiny_policy, adamw(1e-2))))
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,6 +12,8 @@ from ddpo_cli.runs import METRICS, SAMPLE_LOG, checkpoint_epoch, checkpoints
 from ddpo_core import rewind_checkpoints
 from ddpo_core.gaming.monitors import EVIDENCE, FAMILIARITY
 from ddpo_core.gaming.rule import noise
+
+PARKED = "superseded"
 
 
 def append_metrics(run: Path, row: Mapping[str, Any]) -> None:
@@ -25,12 +28,21 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def keep_until(run: Path, epoch: int) -> None:
-    """Drop the metrics, samples and checkpoints of the epochs after `epoch`, which a resumed run computes again."""
+    """Drop the metrics and samples of the epochs after `epoch`, which a resumed run computes again.
+
+    Their checkpoints are moved to a folder of their own under `superseded/`.
+    """
     for file in (run / METRICS, run / SAMPLE_LOG):
         if file.exists():
             kept = [row for row in _read_lines(file) if row["epoch"] <= epoch]
             write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
-    rewind_checkpoints(run, epoch=epoch)
+    rewind_checkpoints(run, epoch=epoch, into=next_parking(run))
+
+
+def next_parking(run: Path) -> Path:
+    """Return a folder of `run` that is not there yet, for what it goes back behind."""
+    taken = {path.name for path in (run / PARKED).glob("*")}
+    return run / PARKED / next(name for number in count(1) if (name := f"{number:04d}") not in taken)
 
 
 def best_epoch(run: Path) -> int | None:

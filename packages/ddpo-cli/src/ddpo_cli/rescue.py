@@ -12,6 +12,7 @@ from ddpo_cli.runs import checkpoint_path
 from ddpo_cli.setup import Setup
 from ddpo_cli.ui.console import say
 from ddpo_core import (
+    Policy,
     TrainState,
     latest_checkpoint,
     load_checkpoint,
@@ -27,13 +28,14 @@ class Rescue:
     """The state after the last whole epoch: what is saved when something goes wrong."""
 
     state: TrainState
+    policy: Policy
     saved: Path | None = None  # where this very state lies already
 
 
 @contextmanager
-def rescuing(run: Path, state: TrainState, interrupts: Interrupts) -> Iterator[Rescue]:
+def rescuing(run: Path, state: TrainState, policy: Policy, interrupts: Interrupts) -> Iterator[Rescue]:
     """Save the last good state whatever stops the block, and say so in the exception that goes on."""
-    rescue = Rescue(state)
+    rescue = Rescue(state, policy)
     try:
         yield rescue
     except BaseException as error:
@@ -47,7 +49,7 @@ def rescuing(run: Path, state: TrainState, interrupts: Interrupts) -> Iterator[R
 def save(run: Path, rescue: Rescue, *, keep_last: int) -> Path:
     """Save the state, unless it is saved already; the `keep_last` newest checkpoints stay, and the best."""
     if rescue.saved is None:
-        rescue.saved = save_checkpoint(checkpoint_path(run, rescue.state.epoch), rescue.state)
+        rescue.saved = save_checkpoint(run, rescue.state, rescue.policy)
     best = best_epoch(run)
     prune_checkpoints(run, keep_last=keep_last, keep=() if best is None else (best,))
     return rescue.saved

@@ -20,7 +20,7 @@ from ddpo_cli.evaluating import (
     write_record,
 )
 from ddpo_cli.files import write_text
-from ddpo_cli.history import keep_until, read_metrics
+from ddpo_cli.history import keep_until, next_parking, read_metrics
 from ddpo_cli.interrupts import handled
 from ddpo_cli.loop import Training, follow_epochs, run_epochs
 from ddpo_cli.model_card import write_model_card
@@ -141,7 +141,7 @@ def _train(run: Path, setup: Setup, state: TrainState, processes: Processes) -> 
         locked(run),
         handled() as interrupts,
         shown(view, messages()),
-        rescuing(run, state, interrupts) as rescue,
+        rescuing(run, state, setup.policy, interrupts) as rescue,
         tracking(run, config, epoch=state.epoch) as log,
     ):
         training = Training(run, setup, processes, view, interrupts, log, observer(setup))
@@ -164,7 +164,7 @@ def _evaluated(training: Training, rescue: Rescue) -> Outcome:
         save(run, rescue, keep_last=config.keep_last)
         chosen = load_best(run, rescue, setup) if halted else rescue.state
         if halted and config.on_hack == "rollback":
-            rewind_checkpoints(run, epoch=chosen.epoch)
+            rewind_checkpoints(run, epoch=chosen.epoch, into=next_parking(run))
         write_artefact(run, config, chosen.params)
     after = evaluate_fixed(setup, chosen.params, view, count=config.eval_samples)
     with training.interrupts.held_back():

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ddpo_core.advantages import compute_advantages, scale_by_run, update_prompt_stats, within_prompts
     from ddpo_core.checkpoint import (
+        checkpoint_path,
         latest_checkpoint,
+        list_checkpoints,
         load_checkpoint,
         prune_checkpoints,
         rewind_checkpoints,
@@ -53,7 +55,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "advantages": ("compute_advantages", "scale_by_run", "update_prompt_stats", "within_prompts"),
     "checkpoint": (
+        "checkpoint_path",
         "latest_checkpoint",
+        "list_checkpoints",
         "load_checkpoint",
         "prune_checkpoints",
         "rewind_checkpoints",
@@ -124,6 +128,7 @@ __all__ = [
     "Watched",
     "adamw",
     "assess",
+    "checkpoint_path",
     "compute_advantages",
     "ddpo_is_loss",
     "ddpo_sf_loss",
@@ -143,6 +148,7 @@ __all__ = [
     "kl_monitor",
     "kl_penalty",
     "latest_checkpoint",
+    "list_checkpoints",
     "list_prompt_sets",
     "load_checkpoint",
     "load_full_policy",

@@ -95,6 +95,8 @@ class Policy(NamedTuple):
     - `denoising_error(params, clean, noise, time, conditioning)`: the squared error of regression per sample, for
       objectives that need no log-probabilities (RWR); None where a policy has no such thing. `time` counts from 0 to
       `num_train_timesteps - 1`.
+    - `fingerprint`: what the frozen networks are; a checkpoint is refused by a policy of another.
+    - `lora_scale`: what the product of LoRA matrices is multiplied by (alpha / rank); None where none are trained.
 
     `ddpo_core.testing.check_policy` says whether a policy of your own keeps these promises.
     """
@@ -107,6 +109,8 @@ class Policy(NamedTuple):
     decode: Callable[[Tensor], Tensor]
     denoising_error: Callable[[Params, Tensor, Tensor, Tensor, Conditioning], Tensor] | None = None
     num_train_timesteps: int = 0
+    fingerprint: str = ""
+    lora_scale: float | None = None
 
 
 class Optimizer(NamedTuple):

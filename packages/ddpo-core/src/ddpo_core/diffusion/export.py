@@ -1,14 +1,13 @@
 """Whole models for diffusers, with trained weights in them."""
 
 import os
-import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from ddpo_core.checkpoint import complete_folder, reason
 from ddpo_core.diffusion.loading import load_pipeline, quietly
 from ddpo_core.errors import DDPOError
-from ddpo_core.files import flush, put_in_place, reason
 from ddpo_core.types import Params
 
 
@@ -39,16 +38,9 @@ def save_pipeline(path: str | os.PathLike[str], params: Params, *, model: str) -
             "save_lora writes adapters"
         )
     pipeline.unet.load_state_dict(params, strict=False)
-    aside = target.with_name(f".{target.name}.writing")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        with quietly():
+        with complete_folder(target) as aside, quietly():
             pipeline.save_pretrained(aside)
-        for entry in (*aside.rglob("*"), aside):
-            flush(entry)
-        put_in_place(aside, target)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
         raise DDPOError(f"the model cannot be written to {str(target)!r}: {reason(error)}") from None
     return target
