@@ -18,7 +18,7 @@ import torch
 
 from ddpo_rewards import Reward, RewardSpec
 from ddpo_rewards.builtin.aesthetic import AestheticScore, AffineHead
-from ddpo_rewards.compute import choose_device, choose_dtype, usable_cores
+from ddpo_rewards.compute import BatchSize, choose_device, choose_dtype, usable_cores
 from ddpo_rewards.models.clip import VIT_L_14, Tower
 from ddpo_rewards.reward import adapt
 
@@ -36,8 +36,8 @@ def main() -> None:
     options = parser.parse_args()
     tower = random_tower(options.device, options.dtype)
     head = AffineHead(torch.randn(768), torch.tensor(5.0))
-    spec = RewardSpec(name="aesthetic", factory="-", takes="arrays")
-    reward = Reward(spec, adapt(AestheticScore(tower, head, options.batch_size), "aesthetic"))
+    spec = RewardSpec(name="aesthetic", factory="-:-", takes="arrays")
+    reward = Reward(spec, adapt(AestheticScore(tower, head, BatchSize(options.batch_size)), "aesthetic"))
     images = list(np.random.default_rng(0).integers(0, 256, (options.images, options.size, options.size, 3), np.uint8))
     ready = torch.randn(options.batch_size, 3, tower.image_size, tower.image_size, device=tower.device).to(tower.dtype)
 

@@ -1,5 +1,6 @@
 """What a reward accepts, and what a bare callable may return."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -91,6 +92,12 @@ def test_a_wrong_answer_is_one_line_that_names_the_reward(reward_of, pictures, r
     assert "\n" not in str(caught.value)
 
 
+def test_a_complaint_of_several_lines_becomes_one(reward_of, pictures):
+    reward = reward_of("def score(images):\n    raise ValueError('first\\nsecond')")
+    with pytest.raises(RewardError, match="first second"):
+        reward(pictures)
+
+
 def test_a_reward_that_is_interrupted_is_interrupted(reward_of, pictures):
     reward = reward_of("def score(images):\n    raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
@@ -160,6 +167,92 @@ def test_options_are_typed_beside_annotations_for_type_checkers_only(reward_of, 
     assert reward(pictures).scores.tolist() == [2.5] * 4
 
 
+@pytest.mark.parametrize(
+    ("forward", "needs"),
+    [
+        ("self, x", []),
+        ("self, images", []),
+        ("self, x, ref=None", []),
+        ("self, images, prompts", ["prompts"]),
+        ("self, prompts, images", ["prompts"]),
+    ],
+)
+def test_a_module_is_called_as_its_forward_asks(reward_of, pictures, forward, needs):
+    # torch's Module.__call__ takes (*args, **kwargs), whatever forward takes; hooks run only through __call__.
+    image = "images" if "images" in forward else "x"
+    code = (
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.gain = torch.nn.Parameter(torch.ones(()))\n"
+        "        self.register_forward_hook(lambda module, inputs, output: 2 * output)\n"
+        f"    def forward({forward}):\n"
+        f"        return self.gain * {image}.mean((1, 2, 3))\n"
+        "net = Net()\n"
+    )
+    for ref in ("their_reward:net", "their_reward:Net()"):
+        reward = reward_of(code, ref)
+        assert sorted(reward.spec.needs) == needs
+        expected = [2 * picture.mean() / 255 for picture in pictures]
+        assert reward(pictures, ["p"] * 4).scores == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_reward_scores_without_autograd_and_the_callers_is_left_as_it_was(reward_of, pictures):
+    code = "import torch\ndef score(images):\n    return [float(torch.is_grad_enabled())] * len(images)"
+    assert reward_of(code)(pictures).scores.tolist() == [0.0] * 4
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(
+    ("signature", "needs"),
+    [
+        ("images", set()),
+        ("images, prompts", {"prompts"}),
+        ("images, prompts=None", set()),
+        ("images, prompts, metadata", {"prompts", "metadata"}),
+        ("images, *, metadata", {"metadata"}),
+        ("x, texts", {"prompts"}),
+        ("x, texts, facts=None", {"prompts"}),
+        ("*data", set()),
+    ],
+)
+def test_what_a_function_cannot_do_without_is_needed(reward_of, pictures, signature, needs):
+    reward = reward_of(f"def score({signature}):\n    return [1.0] * 4")
+    assert reward.spec.needs == needs
+    for word in sorted(needs):
+        given = {"prompts": ["p"] * 4, "metadata": [{}] * 4}
+        given.pop(word)
+        with pytest.raises(RewardError, match=f"needs {word}: pass one per image"):
+            reward(pictures, **given)
+
+
+@pytest.mark.parametrize(
+    ("facts", "complaint"),
+    [
+        ({"needs": {"prompt"}}, r"needs 'prompt', which is neither prompts nor metadata; did you mean 'prompts'"),
+        ({"needs": {"captions"}}, "needs 'captions'"),
+        ({"range": (1.0, 0.0)}, r"range \(1.0, 0.0\)"),
+        ({"range": (float("nan"), 0.0)}, "range"),
+        ({"name": ""}, "has no name"),
+        ({"factory": ""}, "has no factory"),
+    ],
+)
+def test_a_description_that_makes_no_sense_is_refused(facts, complaint):
+    with pytest.raises(RewardError, match=complaint):
+        RewardSpec(**{"name": "x", "factory": "module:make", **facts})
+
+
+def test_a_misspelt_form_of_images_is_refused_where_nothing_checks_types():
+    code = "from ddpo_rewards import RewardSpec; RewardSpec(name='x', factory='a:b', takes='tensors')"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "reward 'x' takes 'tensors'; want tensor, arrays or any" in run.stderr
+
+
+def test_needs_may_be_any_set():
+    assert RewardSpec(name="x", factory="module:make", needs={"prompts"}).needs == frozenset({"prompts"})
+
+
 def test_images_of_several_sizes_come_back_in_order(reward_of, pictures):
     reward = reward_of("def score(images, prompts):\n    return images.mean((1, 2, 3)), {'p': prompts}")
     mixed = [pictures[0], pictures[1][:16], pictures[2], pictures[3][:16]]
@@ -182,8 +275,28 @@ def test_every_form_of_image_scores_alike(pictures, tmp_path):
         as_tensor(pictures),
         list(as_tensor(pictures)),
         as_tensor(pictures).double(),
+        as_tensor(pictures).mul(255).byte(),
+        list(as_tensor(pictures).mul(255).byte()),
     ]
     assert [reward(form).scores.tolist() for form in forms] == [expected] * len(forms)
+
+
+@pytest.mark.parametrize("takes", ["tensor", "any"])
+def test_bytes_reach_a_reward_of_tensors_as_floats(pictures, takes):
+    spec = RewardSpec(name="bright", factory="-:-", takes=takes)
+    reward = Reward(spec, lambda images, prompts, metadata: images.mean((1, 2, 3)))
+    expected = [picture.mean() / 255 for picture in pictures]
+    assert reward(as_tensor(pictures).mul(255).byte()).scores == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("takes", ["tensor", "arrays", "any"])
+def test_whatever_a_reward_takes_a_wrong_tensor_is_refused(takes):
+    spec = RewardSpec(name="bright", factory="-:-", takes=takes)
+    reward = Reward(spec, lambda images, prompts, metadata: [0.0] * len(images))
+    with pytest.raises(RewardError, match=r"if that is \[-1, 1\]"):
+        reward(torch.zeros(2, 3, 8, 8) - 1)
+    with pytest.raises(RewardError, match="permute"):
+        reward(torch.zeros(2, 8, 8, 3))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +308,6 @@ def test_every_form_of_image_scores_alike(pictures, tmp_path):
         (torch.zeros(2, 8, 8, 3), r"images.permute\(0, 3, 1, 2\)"),
         (torch.zeros(2, 4, 8, 8), r"shape \[2, 4, 8, 8\]"),
         (torch.zeros(2, 3, 8, 0), r"shape \[2, 3, 8, 0\]"),
-        (torch.zeros(2, 3, 8, 8).byte(), r"images.float\(\) / 255"),
         (torch.zeros(2, 3, 8, 8).long(), "torch.int64"),
         (torch.zeros(2, 3, 8, 8) - 1, r"if that is \[-1, 1\]"),
         (torch.full((2, 3, 8, 8), 255.0), r"if that is \[0, 255\]"),
@@ -243,6 +355,15 @@ def test_gradients_are_not_lost_in_silence(pictures):
         get_reward("jpeg_compressibility").differentiable(images)
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_the_conformance_test_is_as_strict_at_every_scale(scale):
+    # Scores a hundredth apart from what the same images score in a batch: wrong in whatever unit they are.
+    spec = RewardSpec(name="bright", factory="-:-", range=(0.0, 0.4 * scale))
+    reward = Reward(spec, lambda images, prompts, metadata: scale * (images.mean((1, 2, 3)) + 0.01 * len(images)))
+    failed = {check.name for check in check_reward(reward) if not check.passed}
+    assert failed == {"range", "batch invariance"}
+
+
 def test_a_plain_reward_keeps_no_state():
     reward = get_reward("jpeg_compressibility")
     assert reward.state() == {}
@@ -257,7 +378,7 @@ def test_the_jpeg_rewards_conform(name):
 
 
 def test_the_conformance_test_holds_a_reward_to_its_stated_range():
-    spec = RewardSpec(name="bright", factory="-", range=(0.0, 0.5))
+    spec = RewardSpec(name="bright", factory="-:-", range=(0.0, 0.5))
     reward = Reward(spec, lambda images, prompts, metadata: images.mean((1, 2, 3)))
     (check,) = [check for check in check_reward(reward) if not check.passed]
     assert check.name == "range"

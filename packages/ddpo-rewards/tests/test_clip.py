@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from ddpo_rewards import Reward, RewardError, RewardSpec, combine, get_reward
 from ddpo_rewards.builtin.aesthetic import HEAD, AestheticScore, AffineHead, apply_head, load_head
 from ddpo_rewards.builtin.clip_score import ClipScore
+from ddpo_rewards.compute import BatchSize
 from ddpo_rewards.models import CLIP_TOWER, clip
 from ddpo_rewards.reward import adapt
 from ddpo_rewards.testing import assert_conforms
@@ -81,9 +83,11 @@ def test_embeddings_are_those_of_open_clip(tower, tiny):
         raw = tiny[1].encode_image(torch.stack([transform(Image.fromarray(image)) for image in images]))
         texts = tiny[1].encode_text(open_clip.get_tokenizer(tiny[0])(["a cat", "a dog"]))
     expected = raw / raw.norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(clip.embed_images(tower, images, batch_size=2), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(clip.embed_images(tower, images, batch_size=BatchSize(2)), expected, atol=1e-6, rtol=0)
     expected = texts / texts.norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(clip.embed_texts(tower, ["a cat", "a dog"], batch_size=1), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        clip.embed_texts(tower, ["a cat", "a dog"], batch_size=BatchSize(1)), expected, atol=1e-6, rtol=0
+    )
 
 
 def test_a_tower_with_plain_gelu_is_refused_for_it_would_score_otherwise(tmp_path, tiny):
@@ -116,28 +120,28 @@ def test_one_tower_serves_both_rewards_and_goes_with_the_last(tiny, head):
 def test_half_precision_moves_an_embedding_little(tiny, tower):
     half = clip.load_tower(tiny[0], None, device="cpu", dtype="bfloat16")
     images = [noise(40, 60, seed) for seed in range(3)]
-    fine, coarse = (clip.embed_images(t, images, batch_size=3) for t in (tower, half))
+    fine, coarse = (clip.embed_images(t, images, batch_size=BatchSize(3)) for t in (tower, half))
     assert coarse.dtype == torch.float32
     torch.testing.assert_close(coarse, fine, atol=0.03, rtol=0)
 
 
 def test_the_rewards_conform(tower, head):
-    assert_conforms(reward_of(AestheticScore(tower, head, 3)))
-    assert_conforms(reward_of(ClipScore(tower, 3), needs=["prompts"]))
+    assert_conforms(reward_of(AestheticScore(tower, head, BatchSize(3))))
+    assert_conforms(reward_of(ClipScore(tower, BatchSize(3)), needs=["prompts"]))
 
 
 def test_a_clip_score_is_the_cosine_of_image_and_prompt(tower, pictures):
     prompts = ["a cat", "a dog", "a cat", "word " * 100]
-    scores, info = reward_of(ClipScore(tower, 2), needs=["prompts"])(pictures, prompts)
-    images = clip.embed_images(tower, pictures, batch_size=4)
-    texts = clip.embed_texts(tower, prompts, batch_size=4)
+    scores, info = reward_of(ClipScore(tower, BatchSize(2)), needs=["prompts"])(pictures, prompts)
+    images = clip.embed_images(tower, pictures, batch_size=BatchSize(4))
+    texts = clip.embed_texts(tower, prompts, batch_size=BatchSize(4))
     assert scores == pytest.approx((images * texts).sum(-1).tolist(), abs=1e-6)
     assert info["clipscore"] == pytest.approx([2.5 * max(score, 0) for score in scores.tolist()], abs=1e-5)
     assert info["prompt_cut_off"] == [False, False, False, True]
 
 
 def test_gradients_reach_the_images_and_are_the_slope_of_the_score(tower, head):
-    reward = reward_of(AestheticScore(tower, head, 4))
+    reward = reward_of(AestheticScore(tower, head, BatchSize(4)))
     images = torch.rand(2, 3, 40, 48, generator=torch.Generator().manual_seed(0)).requires_grad_()
     direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
     (gradient,) = torch.autograd.grad(reward.differentiable(images).sum(), images)
@@ -147,6 +151,35 @@ def test_gradients_reach_the_images_and_are_the_slope_of_the_score(tower, head):
         fall = reward.differentiable((images - step * direction).clamp(0, 1)).sum()
     moved = ((images + step * direction).clamp(0, 1) - (images - step * direction).clamp(0, 1)).detach()
     assert float(rise - fall) == pytest.approx(float((gradient * moved).sum()), rel=0.05)
+
+
+def test_a_cosine_is_differentiable_on_a_cpu_too(tower):
+    reward = reward_of(ClipScore(tower, BatchSize(4)), needs=["prompts"])
+    images = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    scores = reward.differentiable(images, ["a cat", "a dog"])
+    (gradient,) = torch.autograd.grad(scores.sum(), images)
+    assert float(gradient.abs().max()) > 0
+    # At the tower's own size nothing is resized, so both paths score alike but for the rounding to 8 bits.
+    expected = reward(images.detach(), ["a cat", "a dog"]).scores
+    assert scores.tolist() == pytest.approx(expected.tolist(), abs=5e-3)
+
+
+def test_an_image_that_was_prepared_before_scores_the_same(tower, head):
+    images = [noise(40, 60, seed) for seed in range(3)]
+    for function in (AestheticScore(tower, head, BatchSize(3)), ClipScore(tower, BatchSize(3))):
+        prompts = ["a cat"] * 3
+        reward = reward_of(function, needs=["prompts"])
+        prepared = [function.prepare(image) for image in images]
+        assert {image.shape for image in prepared} == {(SIZE, SIZE, 3)}
+        assert reward(prepared, prompts).scores.tolist() == reward(images, prompts).scores.tolist()
+        assert function.batch_size == 3
+    assert ClipScore(tower, BatchSize(3)).prepare == AestheticScore(tower, head, BatchSize(3)).prepare  # done once
+
+
+def test_embeddings_may_take_part_in_a_gradient(tower):
+    scale = torch.ones((), requires_grad=True)
+    (scale * clip.embed_images(tower, [noise(40, 60)], batch_size=BatchSize(1))).sum().backward()
+    assert scale.grad is not None
 
 
 def test_the_differentiable_path_deviates_as_little_as_it_says(tower, test_data):
@@ -159,7 +192,7 @@ def test_the_differentiable_path_deviates_as_little_as_it_says(tower, test_data)
 
 
 def test_a_sum_of_differentiable_rewards_is_differentiable(tower, head, pictures):
-    part = reward_of(AestheticScore(tower, head, 4))
+    part = reward_of(AestheticScore(tower, head, BatchSize(4)))
     images = torch.rand(2, 3, 40, 40).requires_grad_()
     total = combine((2.0, part)).differentiable(images)
     torch.testing.assert_close(total, 2 * part.differentiable(images))
@@ -228,6 +261,12 @@ def test_other_layers_are_no_head(tmp_path):
     save_file({"linear.weight": torch.zeros(1, 768)}, tmp_path / "head.safetensors")
     with pytest.raises(RewardError, match="is no aesthetic head"):
         load_head(tmp_path / "head.safetensors")
+
+
+def test_a_device_may_be_torchs_own(tower, tiny):
+    assert clip.load_tower(tiny[0], None, device=torch.device("cpu"), dtype=torch.float32) is tower
+    with pytest.raises(RewardError, match="no CLIP checkpoint"):  # the options are read before the file is
+        get_reward("clip_score", device=torch.device("cpu"), tower=Path("none.safetensors"))
 
 
 @pytest.mark.parametrize(

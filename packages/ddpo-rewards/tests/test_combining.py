@@ -89,6 +89,13 @@ def test_a_constant_part_contributes_nothing(pictures):
     assert combine_standardised(brightness_reward("a", 0.0, 0.1))(pictures).scores.tolist() == [0.0] * 4
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e-4, 1e6])
+def test_a_small_unit_is_no_constant(pictures, scale):
+    # Standardised scores have no unit: of any scale they are those of scale 1.
+    small = combine_standardised(brightness_reward("a", scale))(pictures).scores
+    assert small == pytest.approx(combine_standardised(brightness_reward("a"))(pictures).scores, abs=1e-4)
+
+
 def test_a_standardised_sum_resumes_where_it_was(pictures):
     def fresh():
         return combine_standardised(brightness_reward("a"), "jpeg_compressibility")

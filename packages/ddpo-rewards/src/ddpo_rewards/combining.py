@@ -149,7 +149,7 @@ class _Standardised:
         self._statistics = update_statistics(self._statistics, scores)
         std = self._statistics.std
         # Rounding alone leaves a spread of about 1e-7 of the mean: dividing by it would make noise of a constant.
-        is_constant = std <= 1e-6 * max(1.0, abs(self._statistics.mean))
+        is_constant = std <= 1e-6 * abs(self._statistics.mean)
         deviations = scores.astype(np.float64) - self._statistics.mean
         standardised = np.zeros(len(scores)) if is_constant else deviations / std
         return RewardResult(standardised.astype(np.float32), {"raw": scores.tolist(), **info})

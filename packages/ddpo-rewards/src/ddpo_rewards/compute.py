@@ -7,20 +7,24 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ddpo_rewards.errors import RewardError
 
 if TYPE_CHECKING:
     import torch
 
+# Any where torch is not imported: what they are is checked where they are chosen.
+Device: TypeAlias = "str | torch.device | None"
+DType: TypeAlias = "str | torch.dtype | None"
 _DTYPES = ("float32", "float16", "bfloat16")
 _In = TypeVar("_In")
 _Ready = TypeVar("_Ready")
 _Out = TypeVar("_Out")
 
 
-def choose_device(device: str | None) -> "torch.device":
+def choose_device(device: Device) -> "torch.device":
     """The device asked for, else a GPU where there is one.
 
     Raises:
@@ -39,7 +43,7 @@ def choose_device(device: str | None) -> "torch.device":
     return chosen
 
 
-def choose_dtype(dtype: str | None, device: "torch.device") -> "torch.dtype":
+def choose_dtype(dtype: DType, device: "torch.device") -> "torch.dtype":
     """The dtype asked for, else float16 on an NVIDIA GPU and float32 elsewhere.
 
     Raises:
@@ -54,9 +58,10 @@ def choose_dtype(dtype: str | None, device: "torch.device") -> "torch.dtype":
 
     if dtype is None:
         return torch.float16 if device.type == "cuda" else torch.float32
-    if dtype not in _DTYPES:
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
         raise RewardError(f"dtype={dtype!r} is not known; want one of {', '.join(_DTYPES)}")
-    return getattr(torch, dtype)  # type: ignore[no-any-return]
+    return getattr(torch, name)  # type: ignore[no-any-return]
 
 
 def usable_cores() -> int:
@@ -111,39 +116,53 @@ def map_ahead(
             pool.shutdown(cancel_futures=True)
 
 
+@dataclass(slots=True)
+class BatchSize:
+    """How many items a network takes at once; it shrinks where memory runs out, and stays so as long as this lives.
+
+    Raises:
+        RewardError: below 1.
+    """
+
+    most: int
+
+    def __post_init__(self) -> None:
+        """Check it where it is set: the network runs much later."""
+        if self.most < 1:
+            raise RewardError(f"batch_size={self.most!r} is not positive; want 1 or more")
+
+
 def map_batches(
     prepare: Callable[[_In], _Ready],
     run: Callable[[list[_Ready]], Sequence[_Out]],
     items: Sequence[_In],
     *,
-    batch_size: int,
+    batch_size: BatchSize,
 ) -> list[_Out]:
     """Prepare items on all cores while the network runs over those that are ready; results in order.
 
-    An out-of-memory batch is halved and tried again, and the smaller size is kept.
+    An out-of-memory batch is halved and tried again; `batch_size` keeps the smaller size for later calls.
 
     Raises:
-        RewardError: `batch_size` below 1, or a single item does not fit.
+        RewardError: a single item does not fit.
 
     Example:
-        >>> map_batches(float, lambda batch: [2 * x for x in batch], [1, 2, 3], batch_size=2)
+        >>> map_batches(float, lambda batch: [2 * x for x in batch], [1, 2, 3], batch_size=BatchSize(2))
         [2.0, 4.0, 6.0]
     """
-    if batch_size < 1:
-        raise RewardError(f"batch_size={batch_size!r} is not positive; want 1 or more")
     results: list[_Out] = []
     with ThreadPoolExecutor(min(len(items), usable_cores())) as pool:
         ready = [pool.submit(prepare, item) for item in items]
         try:
             while len(results) < len(items):
-                batch = [future.result() for future in ready[len(results) : len(results) + batch_size]]
+                batch = [future.result() for future in ready[len(results) : len(results) + batch_size.most]]
                 outputs = _run_or_none(run, batch)
                 if outputs is not None:
                     results += outputs
                 elif len(batch) == 1:
                     raise RewardError("out of memory on a single image; use a smaller model or another device")
                 else:
-                    batch_size = len(batch) // 2
+                    batch_size.most = len(batch) // 2
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

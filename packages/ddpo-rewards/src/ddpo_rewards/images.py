@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it only warns: 0.25 GiB of RGB
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _WANTED = (
-    "want a float tensor [batch, 3, height, width] in [0, 1], or a list of uint8 arrays [height, width, 3], "
+    "want a tensor [batch, 3, height, width], float in [0, 1] or uint8, or a list of uint8 arrays [height, width, 3], "
     "PIL images or paths"
 )
+_ORIENTATION = 0x0112
 _TOLERANCE = 1e-3  # decoders overshoot [0, 1] by rounding; more than this is another range
 
 
@@ -72,7 +73,8 @@ def to_rgb(image: "Image") -> "Image":
     from PIL import Image, ImageOps
 
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    # exif_transpose copies an image that is upright already, and so would every caller that passes one on.
+    upright = image if image.getexif().get(_ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
     if upright.mode in _SIXTEEN_BIT:
         return Image.fromarray(_eight_bits(np.asarray(upright))).convert("RGB")
     if upright.mode == "RGB" and "transparency" not in upright.info:
@@ -88,11 +90,6 @@ def is_tensor(value: Any) -> bool:
     """Whether a value is a torch tensor, without importing torch to find out."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
-
-
-def needs_gradient(images: Any) -> bool:
-    """Whether images are a tensor through which a caller expects gradients."""
-    return is_tensor(images) and bool(images.requires_grad)
 
 
 def count_images(images: Any) -> int:
@@ -133,8 +130,7 @@ def as_tensors(images: Any) -> "list[tuple[list[int], Tensor]]":
     import torch
 
     if is_tensor(images):
-        check_tensor(images)
-        return [(list(range(len(images))), images.float().clamp(0, 1))]
+        return [(list(range(len(images))), as_unit_floats(images))]
     arrays = as_arrays(images)
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, array in enumerate(arrays):
@@ -143,6 +139,14 @@ def as_tensors(images: Any) -> "list[tuple[list[int], Tensor]]":
         (indices, torch.from_numpy(np.stack([arrays[i] for i in indices])).permute(0, 3, 1, 2).float() / 255)
         for indices in groups.values()
     ]
+
+
+def as_unit_floats(images: "Tensor") -> "Tensor":
+    """Bring a checked tensor to float32 in [0, 1]; bytes are divided by 255."""
+    import torch
+
+    check_tensor(images)
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float().clamp(0, 1)
 
 
 def check_tensor(images: "Tensor") -> None:
@@ -154,9 +158,10 @@ def check_tensor(images: "Tensor") -> None:
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         hint = ": bring channels forward, images.permute(0, 3, 1, 2)" if images.shape[-1:] == (3,) else ""
         raise RewardError(f"images have the shape {list(images.shape)}{hint}; {_WANTED}")
+    if str(images.dtype) == "torch.uint8":
+        return
     if not images.is_floating_point():
-        hint = "images.float() / 255" if str(images.dtype) == "torch.uint8" else "images.float()"
-        raise RewardError(f"images are of type {images.dtype}; pass {hint}: {_WANTED}")
+        raise RewardError(f"images are of type {images.dtype}; pass images.byte() or images.float() / 255: {_WANTED}")
     low, high = (float(bound) for bound in images.detach().float().aminmax())
     if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
         raise RewardError(f"images lie in [{low:g}, {high:g}]{_range_hint(low, high)}; {_WANTED}")
@@ -177,7 +182,9 @@ def _range_hint(low: float, high: float) -> str:
 
 def _tensor_to_arrays(images: "Tensor") -> UInt8[np.ndarray, "batch height width 3"]:
     check_tensor(images)
-    as_bytes = images.detach().float().clamp(0, 1).mul(255).round().byte()
+    as_bytes = images
+    if images.is_floating_point():
+        as_bytes = images.detach().float().clamp(0, 1).mul(255).round().byte()
     return np.ascontiguousarray(as_bytes.permute(0, 2, 3, 1).cpu().numpy())
 
 

@@ -168,11 +168,12 @@ def _make(factory: Callable[..., Any], options: Mapping[str, Any], name: str) ->
 
 
 def _wrap(ref: str, function: Any, options: Mapping[str, Any]) -> "Reward":
-    from ddpo_rewards.reward import Reward, adapt
+    from ddpo_rewards.reward import Reward, adapt, needed_data
 
     if isinstance(function, Reward):
         return function
-    return Reward(RewardSpec(name=ref, factory=ref), adapt(function, ref), options)
+    score_function = adapt(function, ref)
+    return Reward(RewardSpec(name=ref, factory=ref, needs=needed_data(function, ref)), score_function, options)
 
 
 def _unknown(name: str, registry: Registry) -> str:

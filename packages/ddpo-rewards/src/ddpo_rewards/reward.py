@@ -1,8 +1,10 @@
 """A reward, ready to score: check what goes in, call its score function, check what comes out."""
 
 import inspect
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -10,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ddpo_rewards.errors import RewardError
-from ddpo_rewards.images import as_arrays, as_tensors, check_tensor, count_images, is_tensor, needs_gradient
+from ddpo_rewards.images import as_arrays, as_tensors, as_unit_floats, check_tensor, count_images, is_tensor
 from ddpo_rewards.references import DATA
 from ddpo_rewards.specs import RewardSpec
 
@@ -56,8 +58,8 @@ class Reward:
         """Score images; the scores come as a float32 numpy array `[batch]` in the order of the images.
 
         Args:
-            images: float tensor `[batch, 3, height, width]` in [0, 1], uint8 arrays `[height, width, 3]`, PIL images
-                or paths; sizes may differ except in a tensor.
+            images: tensor `[batch, 3, height, width]`, float in [0, 1] or uint8; uint8 arrays `[height, width, 3]`,
+                PIL images or paths; sizes may differ except in a tensor.
             prompts: one string per image, where the reward needs them.
             metadata: one mapping per image, where the reward needs them.
 
@@ -66,7 +68,7 @@ class Reward:
                 one finite number per image.
         """
         name = self.spec.name
-        if needs_gradient(images):
+        if is_tensor(images) and images.requires_grad:
             raise RewardError(
                 f"reward {name!r} was given images that need gradients; its scores carry none: "
                 "pass images.detach(), or call reward.differentiable(images, ...)"
@@ -75,7 +77,7 @@ class Reward:
         check_companions(self.spec, size, prompts, metadata)
         if self.spec.takes == "tensor":
             return _score_by_size(self, images, size, prompts, metadata)
-        batch = images if self.spec.takes == "any" and is_tensor(images) else as_arrays(images)
+        batch = as_unit_floats(images) if self.spec.takes == "any" and is_tensor(images) else as_arrays(images)
         return _call(self, batch, prompts, metadata, size)
 
     def differentiable(
@@ -85,10 +87,9 @@ class Reward:
         function = getattr(self.score_function, "differentiable", None)
         if function is None:
             raise RewardError(f"reward {self.spec.name!r} has no differentiable path; train with its scores instead")
-        if not is_tensor(images):
-            raise RewardError(
-                f"a differentiable score needs a float tensor [batch, 3, height, width], not {type(images)}"
-            )
+        if not is_tensor(images) or not images.is_floating_point():
+            got = images.dtype if is_tensor(images) else type(images).__name__
+            raise RewardError(f"a differentiable score needs a float tensor [batch, 3, height, width], not {got}")
         check_tensor(images)
         check_companions(self.spec, count_images(images), prompts, metadata)
         scores: Tensor = function(images, prompts, metadata)
@@ -121,7 +122,18 @@ def adapt(function: Any, reward: str) -> ScoreFunction:
     """
     if not callable(function):
         raise RewardError(f"reward {reward!r} is {function!r}; want a function of images[, prompts[, metadata]]")
-    return _Adapted(function, _data_names(function, reward))
+    return _Adapted(function, _arguments(function, reward)[0])
+
+
+def needed_data(function: Any, reward: str) -> frozenset[str]:
+    """What a callable cannot be called without, of `prompts` and `metadata`: its arguments that have no default.
+
+    Example:
+        >>> def score(images, prompts, metadata=None): return [0.0] * len(images)
+        >>> needed_data(score, "toy")
+        frozenset({'prompts'})
+    """
+    return frozenset(_arguments(function, reward)[1])
 
 
 def check_result(raw: Any, name: str, size: int) -> RewardResult:
@@ -173,26 +185,31 @@ class _Adapted:
         return getattr(self._function, name)
 
 
-def _data_names(function: Callable[..., Any], reward: str) -> tuple[str, ...]:
-    """The arguments to give: real names where they are known, `*name` where they go by position."""
+def _arguments(function: Callable[..., Any], reward: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The arguments to give (real names where they are known, `*name` where they go by position), and those needed."""
+    # torch's Module.__call__ takes (*args, **kwargs) whatever `forward` takes; yet it is what runs the hooks.
+    torch = sys.modules.get("torch")
+    is_module = torch is not None and isinstance(function, torch.nn.Module)
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = inspect.signature(function.forward if is_module else function).parameters.values()  # type: ignore[attr-defined]
     except (ValueError, TypeError):
-        return ("*images",)
+        return ("*images",), ()
     by_name = tuple(p.name for p in parameters if p.name in DATA and p.kind in _NAMED)
     positional = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
     required = [p.name for p in positional if p.default is inspect.Parameter.empty]
     if "images" in by_name and set(required) <= set(by_name):
-        return by_name
+        without_default = [p.name for p in parameters if p.name in by_name and p.default is inspect.Parameter.empty]
+        return by_name, tuple(name for name in without_default if name != "images")
     if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters):
-        return tuple(f"*{name}" for name in DATA)
+        return tuple(f"*{name}" for name in DATA), ()
     got = ", ".join(p.name for p in positional)
     if "images" in [p.name for p in positional[1:]]:  # f(texts, images): what comes first can only be guessed
         raise RewardError(f"reward {reward!r} takes ({got}); name its parameters images, prompts and metadata")
     if not positional or len(required) > len(DATA):
         hint = "" if positional else "; a factory is named with (): module:make()"
         raise RewardError(f"reward {reward!r} takes ({got}); want a function of images[, prompts[, metadata]]{hint}")
-    return tuple(f"*{name}" for name in required) or (f"*{positional[0].name}",)
+    given = max(1, len(required))
+    return tuple(f"*{name}" for name in DATA[:given]), DATA[1:given]
 
 
 def _score_by_size(
@@ -215,14 +232,17 @@ def _score_by_size(
 
 
 def _call(reward: Reward, batch: Any, prompts: Any, metadata: Any, size: int) -> RewardResult:
+    torch = sys.modules.get("torch")
     try:
-        raw = reward.score_function(batch, prompts, metadata)
+        with nullcontext() if torch is None else torch.no_grad():
+            raw = reward.score_function(batch, prompts, metadata)
     except RewardError:
         raise
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         raise RewardError(
-            f"reward {reward.spec.name!r} raised {type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+            f"reward {reward.spec.name!r} raised {type(error).__name__}: {' '.join(str(error).split())} "
+            f"({where.filename}:{where.lineno})"
         ) from error
     return check_result(raw, reward.spec.name, size)
 

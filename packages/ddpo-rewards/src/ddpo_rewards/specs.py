@@ -1,10 +1,15 @@
 """What a reward is said to be: needs, unit, range, licence, weights. Imports nothing heavy, so listing stays fast."""
 
+import difflib
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
+
+from ddpo_rewards.errors import RewardError
 
 ImageForm: TypeAlias = Literal["tensor", "arrays", "any"]
+NEEDS = ("prompts", "metadata")  # what a reward may need beside images
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,13 +56,16 @@ class RewardSpec:
 
     - `"tensor"`: float32 `[batch, 3, height, width]` in [0, 1] (images of several sizes come in one call per size),
     - `"arrays"`: a list of uint8 arrays `[height, width, 3]`, sizes may differ, torch is not imported,
-    - `"any"`: a checked tensor or a list of arrays, whatever the caller had.
+    - `"any"`: such a tensor or such a list of arrays, whatever the caller had.
+
+    Raises:
+        RewardError: no name, no factory, or needs, images or a range that make no sense.
     """
 
     name: str
     factory: str | Callable[..., Any]
     summary: str = ""
-    needs: frozenset[str] = frozenset()  # of "prompts", "metadata"
+    needs: AbstractSet[str] = frozenset()  # of "prompts", "metadata"
     takes: ImageForm = "tensor"
     unit: str = ""
     range: tuple[float, float] | None = None
@@ -67,6 +75,22 @@ class RewardSpec:
     extras: tuple[str, ...] = ()
     reference_scores: tuple[ReferenceScore, ...] = ()
     distribution: str = ""  # filled in when registered
+
+    def __post_init__(self) -> None:
+        """Check what a typing mistake would otherwise leave without effect."""
+        if not self.name:
+            raise RewardError("a reward's description has no name; want the one that people call it by")
+        if not self.factory:
+            raise RewardError(f"reward {self.name!r} has no factory; want 'package.module:attribute' or a callable")
+        for need in sorted(set(self.needs) - set(NEEDS)):
+            near = difflib.get_close_matches(need, NEEDS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise RewardError(f"reward {self.name!r} needs {need!r}, which is neither prompts nor metadata{hint}")
+        if self.takes not in get_args(ImageForm):
+            raise RewardError(f"reward {self.name!r} takes {self.takes!r}; want tensor, arrays or any")
+        if self.range is not None and not self.range[0] <= self.range[1]:
+            raise RewardError(f"reward {self.name!r} has the range {self.range}; want its lowest and highest score")
+        object.__setattr__(self, "needs", frozenset(self.needs))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,10 +1,11 @@
 """`aesthetic`: the LAION predictor, one affine map of the CLIP ViT-L/14 embedding."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ddpo_rewards.compute import BatchSize, Device, DType
 from ddpo_rewards.errors import RewardError
 from ddpo_rewards.models import CLIP_TOWER
 from ddpo_rewards.specs import ReferenceScore, RewardSpec, Weight
@@ -60,14 +61,24 @@ class AestheticScore:
 
     tower: "Tower"
     head: AffineHead
-    batch_size: int
+    at_once: BatchSize
+
+    @property
+    def batch_size(self) -> int:
+        """Images that run at once."""
+        return self.at_once.most
+
+    @property
+    def prepare(self) -> "Callable[..., Any]":
+        """What an image may be brought to before it comes here, without a change of its score."""
+        return self.tower.prepare
 
     def __call__(self, images: "Sequence[UInt8[np.ndarray, '_ _ 3']]") -> "RewardResult":
         """Score images as the published predictor does."""
         from ddpo_rewards.models import clip
         from ddpo_rewards.reward import RewardResult
 
-        embeddings = clip.embed_images(self.tower, images, batch_size=self.batch_size)
+        embeddings = clip.embed_images(self.tower, images, batch_size=self.at_once)
         return RewardResult(apply_head(self.head, embeddings).numpy(), {})
 
     def differentiable(
@@ -86,8 +97,8 @@ class AestheticScore:
 
 def aesthetic(
     *,
-    device: str | None = None,
-    dtype: str | None = None,
+    device: Device = None,
+    dtype: DType = None,
     batch_size: int | None = None,
     head: Path | None = None,
     tower: Path | None = None,
@@ -113,7 +124,8 @@ def aesthetic(
 
     loaded = load_head(head or fetch(HEAD))
     shared = clip.load_vit_l_14(tower, device=device, dtype=dtype)
-    return AestheticScore(shared, loaded, batch_size or clip.usual_batch_size(shared))
+    at_once = clip.usual_batch_size(shared) if batch_size is None else BatchSize(batch_size)
+    return AestheticScore(shared, loaded, at_once)
 
 
 def load_head(path: Path) -> AffineHead:

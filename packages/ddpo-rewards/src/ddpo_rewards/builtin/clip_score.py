@@ -1,10 +1,11 @@
 """`clip_score`: the cosine of image and prompt under CLIP ViT-L/14."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ddpo_rewards.compute import BatchSize, Device, DType
 from ddpo_rewards.models import CLIP_TOWER
 from ddpo_rewards.specs import RewardSpec
 
@@ -36,7 +37,17 @@ class ClipScore:
     """The score function of `clip_score`."""
 
     tower: "Tower"
-    batch_size: int
+    at_once: BatchSize
+
+    @property
+    def batch_size(self) -> int:
+        """Images that run at once."""
+        return self.at_once.most
+
+    @property
+    def prepare(self) -> "Callable[..., Any]":
+        """What an image may be brought to before it comes here, without a change of its score."""
+        return self.tower.prepare
 
     def __call__(self, images: "Sequence[UInt8[np.ndarray, '_ _ 3']]", prompts: Sequence[str]) -> "RewardResult":
         """Cosine of each image with its prompt."""
@@ -44,9 +55,9 @@ class ClipScore:
         from ddpo_rewards.reward import RewardResult
 
         unique = list(dict.fromkeys(prompts))
-        texts = clip.embed_texts(self.tower, unique, batch_size=self.batch_size)
+        texts = clip.embed_texts(self.tower, unique, batch_size=self.at_once)
         rows = [unique.index(prompt) for prompt in prompts]
-        cosines = (clip.embed_images(self.tower, images, batch_size=self.batch_size) * texts[rows]).sum(-1)
+        cosines = (clip.embed_images(self.tower, images, batch_size=self.at_once) * texts[rows]).sum(-1)
         cut_off = {prompt: clip.is_cut_off(self.tower, prompt) for prompt in unique}
         info = {
             "clipscore": (_CLIPSCORE_SCALE * cosines.clamp(min=0)).tolist(),
@@ -60,13 +71,13 @@ class ClipScore:
         """Cosine with gradients; the deviation is that of `clip.embed_differentiably`."""
         from ddpo_rewards.models import clip
 
-        texts = clip.embed_texts(self.tower, prompts, batch_size=self.batch_size)
+        texts = clip.embed_texts(self.tower, prompts, batch_size=self.at_once)
         embeddings = clip.embed_differentiably(self.tower, images)
         return (embeddings * texts.to(embeddings.device)).sum(-1)
 
 
 def clip_score(
-    *, device: str | None = None, dtype: str | None = None, batch_size: int | None = None, tower: Path | None = None
+    *, device: Device = None, dtype: DType = None, batch_size: int | None = None, tower: Path | None = None
 ) -> ClipScore:
     """Cosine of image and prompt under CLIP ViT-L/14; options as in `aesthetic`.
 
@@ -76,4 +87,4 @@ def clip_score(
     from ddpo_rewards.models import clip
 
     shared = clip.load_vit_l_14(tower, device=device, dtype=dtype)
-    return ClipScore(shared, batch_size or clip.usual_batch_size(shared))
+    return ClipScore(shared, clip.usual_batch_size(shared) if batch_size is None else BatchSize(batch_size))

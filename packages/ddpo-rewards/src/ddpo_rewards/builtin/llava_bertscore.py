@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ddpo_rewards.compute import Device, DType
 from ddpo_rewards.errors import RewardError
 from ddpo_rewards.models import LLAVA, TEXT_ENCODER
 from ddpo_rewards.specs import RewardSpec
@@ -77,8 +78,8 @@ def llava_bertscore(
     encoder: str = ENCODER,
     encoder_revision: str | None = None,
     encoder_layer: int | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
+    device: Device = None,
+    dtype: DType = None,
     batch_size: int = 16,
     max_new_tokens: int = 64,
     timeout: float = 120.0,

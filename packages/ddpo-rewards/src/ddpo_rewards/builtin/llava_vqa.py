@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ddpo_rewards.compute import Device, DType
 from ddpo_rewards.errors import RewardError
 from ddpo_rewards.models import LLAVA
 from ddpo_rewards.specs import RewardSpec
@@ -60,8 +61,8 @@ def llava_vqa(
     model: str = MODEL,
     revision: str | None = None,
     endpoint: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
+    device: Device = None,
+    dtype: DType = None,
     batch_size: int = 16,
     max_new_tokens: int = 64,
     timeout: float = 120.0,

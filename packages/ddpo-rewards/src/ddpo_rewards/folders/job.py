@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def plan(
                 raise FolderError(f"{str(path)!r} exists; resume it, or choose another output")
     registry = load_registry()
     parts = _parts(rewards, registry)
-    needs: dict[str, frozenset[str]] = {
+    needs = {
         column: part.spec.needs if isinstance(part, Reward) else registry.find_spec(part.ref).needs
         for column, (_, part) in parts.items()
     }
@@ -205,7 +206,7 @@ def _described(
     return Described(list_table(Path(images[0]), columns), [])
 
 
-def _check_needs(items: Sequence[Item], needs: Mapping[str, frozenset[str]]) -> None:
+def _check_needs(items: Sequence[Item], needs: Mapping[str, AbstractSet[str]]) -> None:
     """Refuse before anything is loaded where a reward needs what an image does not have."""
     for word, attribute in (("prompts", "prompt"), ("metadata", "metadata")):
         needing = [column for column, needed in needs.items() if word in needed]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from ddpo_rewards.compute import choose_device
+from ddpo_rewards.compute import Device, choose_device
 from ddpo_rewards.errors import RewardError
 from ddpo_rewards.weights import find_model
 
@@ -37,7 +37,7 @@ def load_bert_scorer(
     *,
     revision: str | None = None,
     layer: int | None = None,
-    device: str | None = None,
+    device: Device = None,
     batch_size: int = 64,
 ) -> Scorer:
     """Load a text encoder and return `score(candidates, references) -> BertScores`.

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ddpo_rewards.compute import choose_device, choose_dtype, map_batches
+from ddpo_rewards.compute import BatchSize, Device, DType, choose_device, choose_dtype, map_batches
 from ddpo_rewards.errors import RewardError
 from ddpo_rewards.models.endpoint import endpoint_captioner
 from ddpo_rewards.weights import find_model
@@ -28,8 +28,8 @@ def choose_captioner(
     model: str,
     revision: str | None,
     endpoint: str | None,
-    device: str | None,
-    dtype: str | None,
+    device: Device,
+    dtype: DType,
     batch_size: int,
     max_new_tokens: int,
     timeout: float,
@@ -60,8 +60,8 @@ def transformers_captioner(
     model: str,
     *,
     revision: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
+    device: Device = None,
+    dtype: DType = None,
     batch_size: int = 16,
     max_new_tokens: int = 64,
 ) -> Captioner:
@@ -79,6 +79,7 @@ def transformers_captioner(
     folder = find_model(model, revision)
     network, processor = _load_model(str(folder), choose_dtype(dtype, chosen))
     network.to(chosen)
+    size = BatchSize(batch_size)
 
     def prepare(pair: tuple[np.ndarray, str]) -> tuple[np.ndarray, str]:
         question = [{"type": "image"}, {"type": "text", "text": pair[1]}]
@@ -90,7 +91,7 @@ def transformers_captioner(
     def caption(images: Sequence[np.ndarray], questions: Sequence[str]) -> list[str]:
         pairs = list(zip(images, questions, strict=True))
         with torch.inference_mode():
-            return map_batches(prepare, run, pairs, batch_size=batch_size)
+            return map_batches(prepare, run, pairs, batch_size=size)
 
     return caption
 

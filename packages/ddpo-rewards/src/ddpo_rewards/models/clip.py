@@ -6,7 +6,6 @@ resized by Pillow exactly as open_clip's own transform does it. Embeddings are L
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -17,7 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ddpo_rewards.compute import choose_device, choose_dtype, map_batches
+from ddpo_rewards.compute import BatchSize, Device, DType, choose_device, choose_dtype, map_batches
 from ddpo_rewards.errors import RewardError
 from ddpo_rewards.models import CLIP_TOWER
 from ddpo_rewards.weights import fetch
@@ -38,12 +37,16 @@ class Tower:
     device: torch.device
     dtype: torch.dtype
 
+    def prepare(self, image: UInt8[np.ndarray, "_ _ 3"]) -> UInt8[np.ndarray, "size size 3"]:
+        """Bring an image to the square that the tower looks at; see `resize_and_crop`."""
+        return resize_and_crop(image, size=self.image_size)
+
 
 # The one shared thing in this package: `aesthetic` and `clip_score` use one tower, as long as either lives.
 _TOWERS: "WeakValueDictionary[tuple[object, ...], Tower]" = WeakValueDictionary()
 
 
-def load_tower(name: str, checkpoint: Path | None, *, device: str | None = None, dtype: str | None = None) -> Tower:
+def load_tower(name: str, checkpoint: Path | None, *, device: Device = None, dtype: DType = None) -> Tower:
     """Load a QuickGELU CLIP by open_clip's name (or `local-dir:FOLDER`, whose checkpoint is its own).
 
     `device` is a GPU where there is one; `dtype` is float16 on a GPU, float32 elsewhere. The same tower asked for twice
@@ -61,40 +64,39 @@ def load_tower(name: str, checkpoint: Path | None, *, device: str | None = None,
     return tower
 
 
-def load_vit_l_14(checkpoint: Path | None, *, device: str | None = None, dtype: str | None = None) -> Tower:
+def load_vit_l_14(checkpoint: Path | None, *, device: Device = None, dtype: DType = None) -> Tower:
     """OpenAI's ViT-L/14, of a local copy of its checkpoint or else the published one; see `load_tower`."""
     if checkpoint is not None and not checkpoint.is_file():
         raise RewardError(f"there is no CLIP checkpoint {str(checkpoint)!r}")
     return load_tower(VIT_L_14, checkpoint or fetch(CLIP_TOWER), device=device, dtype=dtype)
 
 
-def usual_batch_size(tower: Tower) -> int:
+def usual_batch_size(tower: Tower) -> BatchSize:
     """Images at once where nobody says how many."""
-    return 8 if tower.device.type == "cpu" else 64
+    return BatchSize(8 if tower.device.type == "cpu" else 64)
 
 
 def embed_images(
-    tower: Tower, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, batch_size: int
+    tower: Tower, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, batch_size: BatchSize
 ) -> Float[Tensor, "batch dim"]:
     """Unit embeddings of images, float32 on the CPU; Pillow preprocesses on all cores while the network runs."""
-    prepare = partial(resize_and_crop, size=tower.image_size)
 
     def run(batch: list[UInt8[np.ndarray, "size size 3"]]) -> Sequence[Tensor]:
         pixels = torch.from_numpy(np.stack(batch)).to(tower.device)
         return list(_embed(tower, normalise(tower, pixels.permute(0, 3, 1, 2).float().div(255))))
 
-    with torch.inference_mode():
-        return torch.stack(map_batches(prepare, run, images, batch_size=batch_size)).cpu()
+    with torch.no_grad():  # inference_mode's tensors could take no part in anybody's gradient
+        return torch.stack(map_batches(tower.prepare, run, images, batch_size=batch_size)).cpu()
 
 
-def embed_texts(tower: Tower, texts: Sequence[str], *, batch_size: int) -> Float[Tensor, "batch dim"]:
+def embed_texts(tower: Tower, texts: Sequence[str], *, batch_size: BatchSize) -> Float[Tensor, "batch dim"]:
     """Unit embeddings of texts, float32 on the CPU; what exceeds 77 tokens is cut off."""
 
     def run(batch: list[str]) -> Sequence[Tensor]:
         tokens = tower.tokenize(batch).to(tower.device)
         return list(functional.normalize(tower.model.encode_text(tokens).float(), dim=-1))  # type: ignore[operator]
 
-    with torch.inference_mode():
+    with torch.no_grad():
         return torch.stack(map_batches(str, run, texts, batch_size=batch_size)).cpu()
 
 
@@ -126,6 +128,8 @@ def resize_and_crop(image: UInt8[np.ndarray, "height width 3"], *, size: int) ->
     """
     from PIL import Image
 
+    if image.shape[:2] == (size, size):
+        return image
     height, width = _resized(image.shape[0], image.shape[1], size)
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     top, left = _offset(height, size), _offset(width, size)
