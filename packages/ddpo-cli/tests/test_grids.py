@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpo_cli.grids import PAPER, before_after, contact_sheet, grid, save_png, to_pil
+from ddpo_cli.grids import PAPER, before_after, grid, save_png, to_pil
 
 
 def plain(colour: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -45,10 +45,6 @@ def test_before_and_after_show_all_pairs():
         before_after([plain("red")] * 9, [plain("blue")] * 9, captions=(["x"] * 9,) * 2, titles=("a", "b"))
     )
     assert (sheet == (255, 0, 0)).all(-1).sum() == (sheet == (0, 0, 255)).all(-1).sum() == 9 * 128 * 128
-
-
-def test_a_contact_sheet_takes_parts_of_any_length():
-    assert contact_sheet([("best", [(plain("red", (900, 300)), "1")] * 7), ("worst", [(plain("red"), "2")])]).height > 0
 
 
 def test_a_picture_that_cannot_be_written_leaves_the_old_one(monkeypatch):

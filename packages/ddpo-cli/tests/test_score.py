@@ -1,18 +1,19 @@
-"""`ddpo score`: files in, scores out, nothing lost."""
+"""`ddpo score`: what the command parses, prints and exits with; what it scores is tested where `folders` is."""
 
 import csv
 import io
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet
 import pytest
 from PIL import Image
 
 JPEG = ("--reward", "jpeg_compressibility")
 GREEN = "return [float(image[1].mean()) for image in images]"
+NOISY = f"print('[loaded]')\nos.system('echo from a program')\n{GREEN}"
 
 
 @pytest.fixture
@@ -30,47 +31,35 @@ def rows_of(result) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(result.stdout)))
 
 
-def test_folders_globs_and_files_are_found_once_and_in_order(ddpo, folder):
-    found = [
-        row["image"] for row in rows_of(ddpo("score", "images/1.png", "images/*.png", "images", *JPEG, "-f", "csv"))
-    ]
-    assert found == ["images/1.png", "images/0.png", "images/2.png", "images/deep/3.png"]
+def test_a_table_is_for_people_and_data_goes_to_stdout_alone(ddpo, folder):
+    result = ddpo("score", folder, *JPEG)
+    assert "images/0.png" in result.stdout
+    assert "error" not in result.stdout  # a column that says nothing is left out
+    assert result.stderr == ""
 
 
-def test_scores_are_those_of_the_reward(ddpo, folder, plugin):
-    rows = json.loads(ddpo("score", folder, "--reward", plugin(GREEN), "-f", "json").stdout)
-    values = [next(value for key, value in row.items() if key.endswith(":score")) for row in rows]
-    assert values == pytest.approx([0, 64 / 255, 128 / 255, 192 / 255], abs=1e-6)
+def test_every_format_on_stdout_holds_the_same_rows(ddpo, folder, plugin):
+    reference = plugin(GREEN)
+    printed = {
+        format: ddpo("score", folder, "-r", reference, "-f", format).stdout for format in ("csv", "json", "jsonl")
+    }
+    read = {
+        "csv": list(csv.DictReader(io.StringIO(printed["csv"]))),
+        "json": json.loads(printed["json"]),
+        "jsonl": [json.loads(line) for line in printed["jsonl"].splitlines()],
+    }
+    for rows in read.values():
+        assert [row["image"] for row in rows] == [f"images/{name}.png" for name in ("0", "1", "2", "deep/3")]
+        assert [float(row[reference]) for row in rows] == pytest.approx([0, 64 / 255, 128 / 255, 192 / 255], abs=1e-6)
+    assert list(read["csv"][0]) == list(read["json"][0]) == list(read["jsonl"][0])
 
 
-def test_several_rewards_are_columns_and_weights_add_a_total(ddpo, folder):
+def test_several_rewards_are_columns_and_weights_add_one_that_is_named_by_them(ddpo, folder):
     arguments = (*JPEG, "--reward", "2*jpeg_incompressibility", "-f", "csv")
     for row in rows_of(ddpo("score", folder, *arguments)):
         up, down = float(row["jpeg_incompressibility"]), float(row["jpeg_compressibility"])
         assert down == -up
-        assert float(row["total"]) == pytest.approx(up)  # 2 up + down
-
-
-def test_a_table_is_for_people_and_data_goes_to_stdout_alone(ddpo, folder):
-    result = ddpo("score", folder, *JPEG)
-    assert "images/0.png" in result.stdout
-    assert result.stderr == ""
-
-
-@pytest.mark.parametrize("ending", ["csv", "json", "parquet"])
-def test_every_format_of_file_holds_the_same_rows(ddpo, folder, ending):
-    assert ddpo("score", folder, *JPEG, "-o", f"scores.{ending}").exit_code == 0
-    path = Path(f"scores.{ending}")
-    match ending:
-        case "csv":
-            rows = list(csv.DictReader(io.StringIO(path.read_text())))
-        case "json":
-            rows = json.loads(path.read_text())
-        case _:
-            rows = pyarrow.parquet.read_table(path).to_pylist()
-    assert [row["image"] for row in rows] == [f"images/{name}.png" for name in ("0", "1", "2", "deep/3")]
-    assert all(float(row["jpeg_compressibility"]) < 0 for row in rows)
-    assert not Path(f"scores.{ending}.partial").exists()
+        assert float(row["jpeg_compressibility + 2*jpeg_incompressibility"]) == pytest.approx(up)  # 2 up + down
 
 
 def test_unreadable_files_are_reported_at_the_end_and_are_not_fatal(ddpo, folder):
@@ -94,33 +83,74 @@ def test_only_unreadable_files_are_an_error(ddpo):
 PROMPTED = "return [float(len(prompt)) for prompt in prompts]"
 
 
-def prompted(ddpo, folder, plugin, *arguments) -> list[tuple[str, float]]:
-    rows = json.loads(ddpo("score", folder, "-r", plugin(PROMPTED), "-f", "json", *arguments).stdout)
-    return [(row["prompt"], next(value for key, value in row.items() if key.endswith(":score"))) for row in rows]
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("images", "--prompts", "t.jsonl", "--prompt-column", "said", "--image-column", "where"),
+        ("t.jsonl", "--prompt-column", "said", "--image-column", "where"),
+        ("images", "--prompts", "lines.txt"),
+    ],
+)
+def test_prompts_come_from_the_files_that_the_options_name(ddpo, folder, plugin, arguments):
+    said = {"images/0.png": "a", "images/1.png": "bc", "images/2.png": "def", "images/deep/3.png": "ghij"}
+    Path("t.jsonl").write_text("".join(json.dumps({"where": k, "said": v}) + "\n" for k, v in said.items()))
+    Path("lines.txt").write_text("\n".join(said.values()))
+    reference = plugin(PROMPTED)
+    rows = json.loads(ddpo("score", *arguments, "-r", reference, "-f", "json").stdout)
+    assert [(row["prompt"], row[reference]) for row in rows] == [("a", 1.0), ("bc", 2.0), ("def", 3.0), ("ghij", 4.0)]
 
 
 def test_one_prompt_serves_all(ddpo, folder, plugin):
-    assert prompted(ddpo, folder, plugin, "--prompt", "abc") == [("abc", 3.0)] * 4
+    rows = rows_of(ddpo("score", folder, "-r", plugin(PROMPTED), "--prompt", "abc", "-f", "csv"))
+    assert [row["prompt"] for row in rows] == ["abc"] * 4
 
 
-@pytest.mark.parametrize("place", ["images/metadata.csv", "prompts.csv"])
-def test_prompts_come_from_a_table_beside_the_images_or_from_one_that_is_named(ddpo, folder, plugin, place):
-    names = (
-        ["0.png", "1.png", "2.png", "deep/3.png"]
-        if place.startswith("images")
-        else ["0.png", "1.png", "2.png", "3.png"]
+@pytest.mark.parametrize("arguments", [(), ("--prompt", "")])
+def test_missing_prompts_are_an_error_that_names_the_options(ddpo, folder, arguments):
+    result = ddpo("score", folder, "-r", "clip_score", *arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr == (
+        "Error: clip_score needs prompts, but 4 of 4 images have none (such as 'images/0.png'); "
+        "give --prompt TEXT, --prompts FILE, or a metadata.jsonl beside the images\n"
     )
-    lines = [f"{name},{'x' * index}" for index, name in enumerate(names, 1)]
-    Path(place).write_text("\n".join(["file_name,text", *lines]))
-    arguments = [] if place.startswith("images/m") else ["--prompts", place]
-    assert prompted(ddpo, folder, plugin, *arguments) == [("x" * n, float(n)) for n in (1, 2, 3, 4)]
 
 
-def test_columns_of_json_lines_can_be_named(ddpo, folder, plugin):
-    rows = [{"where": f"images/{name}.png", "said": name} for name in ("0", "1", "2", "deep/3")]
-    Path("p.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    arguments = ("--prompts", "p.jsonl", "--prompt-column", "said", "--image-column", "where")
-    assert [prompt for prompt, _ in prompted(ddpo, folder, plugin, *arguments)] == ["0", "1", "2", "deep/3"]
+def test_what_is_left_aside_is_said(ddpo, folder):
+    Path("images/metadata.csv").write_text("camera,lens\nx,y\n")
+    result = ddpo("score", folder, *JPEG, "-f", "csv")
+    assert len(rows_of(result)) == 4
+    assert result.stderr.startswith("images/metadata.csv is left aside")
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "jsonl"])
+def test_what_a_plugin_prints_is_not_among_the_scores(folder, plugin, format):
+    reference = plugin(NOISY)
+    command = [sys.executable, "-m", "ddpo_cli", "score", str(folder), "-r", reference, "-f", format]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "[loaded]" in done.stderr
+    assert "from a program" in done.stderr
+    match format:
+        case "csv":
+            rows = list(csv.DictReader(io.StringIO(done.stdout)))
+        case "json":
+            rows = json.loads(done.stdout)
+        case _:
+            rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 4
+
+
+def test_no_control_code_of_a_name_or_a_prompt_reaches_the_terminal(ddpo, folder):
+    escape = "\x1b]0;owned\x07"
+    Path("images/1.png").rename(f"images/{escape}.png")
+    Path(f"images/empty{escape}.png").touch()
+    for format in ("table", "json", "jsonl"):
+        result = ddpo("score", folder, *JPEG, "--prompt", f"a {escape} fox", "-f", format)
+        assert result.exit_code == 0
+        assert "owned" in result.stdout
+        assert "owned" in result.stderr
+        assert "\x1b" not in result.output
+        assert "\x07" not in result.output
 
 
 def test_a_run_that_broke_off_goes_on_where_it_was(ddpo, folder, plugin):
@@ -132,7 +162,9 @@ def test_a_run_that_broke_off_goes_on_where_it_was(ddpo, folder, plugin):
     assert "busy" in broken.stderr.splitlines()[-1]
     assert not Path("scores.csv").exists()
     assert len(Path("scores.csv.partial").read_text().splitlines()) == 3
-    assert ddpo(*arguments, "--resume").exit_code == 0
+    again = ddpo(*arguments, "--resume")
+    assert again.exit_code == 0
+    assert again.stderr == "Wrote 4 rows to scores.csv\n"
     rows = list(csv.DictReader(io.StringIO(Path("scores.csv").read_text())))
     assert [float(row[f"{reference}"]) for row in rows] == pytest.approx([0, 64 / 255, 128 / 255, 192 / 255], abs=1e-6)
 
@@ -153,14 +185,11 @@ def test_ctrl_c_keeps_the_rows_that_are_done(ddpo, folder, plugin):
     assert "2 rows are kept in scores.json.partial" in result.stderr
 
 
-@pytest.mark.parametrize("ending", ["csv", "json", "parquet"])
-def test_a_finished_file_is_extended_and_what_failed_is_tried_again(ddpo, folder, ending):
-    good = Path("images/1.png").read_bytes()
-    Path("images/1.png").write_bytes(b"")
-    arguments = (*JPEG, "-o", f"scores.{ending}")
-    ddpo("score", "images/0.png", "images/1.png", *arguments)
-    Path("images/1.png").write_bytes(good)
-    assert "Wrote 4 rows" in ddpo("score", folder, *arguments, "--resume").stderr
+def test_json_on_stdout_is_whole_even_where_scoring_fails(ddpo, folder, plugin):
+    reference = plugin(f"if len(CALLS) == 3:\n    raise RuntimeError('busy')\n{GREEN}")
+    result = ddpo("score", folder, "-r", reference, "-f", "json", "--batch-size", "1")
+    assert result.exit_code == 2
+    assert [row["image"] for row in json.loads(result.stdout)] == ["images/0.png", "images/1.png"]
 
 
 def test_finished_scores_are_not_written_over(ddpo, folder):
@@ -170,22 +199,12 @@ def test_finished_scores_are_not_written_over(ddpo, folder):
     assert Path("scores.csv").read_text() == "mine"
 
 
-def test_other_rewards_cannot_go_on_with_a_file(ddpo, folder):
-    ddpo("score", folder, *JPEG, "-o", "scores.csv")
-    before = Path("scores.csv").read_bytes()
-    result = ddpo("score", folder, "-r", "jpeg_incompressibility", "-o", "scores.csv", "--resume")
-    assert result.exit_code == 2
-    assert "use the same rewards" in result.stderr
-    assert Path("scores.csv").read_bytes() == before
-
-
-def test_the_contact_sheet_has_the_best_first(ddpo, folder, plugin):
-    assert ddpo("score", folder, "-r", plugin(GREEN), "--sheet", "best.png", "--sheet-size", "1").exit_code == 0
+def test_the_contact_sheet_is_written_and_named(ddpo, folder, plugin):
+    result = ddpo("score", folder, "-r", plugin(GREEN), "--sheet", "best.png", "--sheet-size", "1")
+    assert result.exit_code == 0
+    assert result.stderr == "Contact sheet: best.png\n"
     with Image.open("best.png") as image:
-        sheet = np.asarray(image)
-    best, worst = (np.argwhere((sheet == colour).all(-1)) for colour in ((0, 192, 0), (0, 0, 0)))
-    assert len(best)
-    assert best[:, 0].max() < worst[:, 0].min()
+        assert (0, 192, 0) in {colour for _, colour in image.getcolors(1 << 24)}
 
 
 def test_what_rewards_say_beside_the_score_is_written_on_request(ddpo, folder):
@@ -203,7 +222,8 @@ def test_what_rewards_say_beside_the_score_is_written_on_request(ddpo, folder):
         (["images", *JPEG, *JPEG], "is given twice"),
         (["images", *JPEG, "--resume"], "--resume needs the --output"),
         (["images", *JPEG, "-f", "parquet"], "add --output scores.parquet"),
-        (["images", *JPEG, "-o", "scores.xls"], "add --format"),
+        (["images", *JPEG, "-o", "scores.xls"], "choose an ending or a format among csv"),
+        (["images", *JPEG, "-o", "scores.txt", "-f", "table"], "no file is written as 'table'"),
         (["images", *JPEG, "--prompts", "no.csv"], "there is no file 'no.csv'"),
         (["images", *JPEG, "--prompts", "bad.csv"], "none of the columns file_name"),
         (["images", *JPEG, "--prompts", "bad.csv", "--image-column", "colum"], "did you mean 'column'?"),
@@ -220,3 +240,16 @@ def test_a_mistake_is_one_line(ddpo, folder, arguments, message):
     assert result.stderr.startswith("Error: ")
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_only_what_is_needed_is_imported(folder):
+    code = (
+        "import sys; from ddpo_cli.app import app\n"
+        f"sys.argv = ['ddpo', 'score', {str(folder)!r}, '-r', 'jpeg_compressibility', '-f', 'csv']\n"
+        "try: app()\nexcept SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'open_clip', 'transformers', 'bert_score', 'diffusers', 'matplotlib', 'pyarrow'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(list(csv.DictReader(io.StringIO(done.stdout)))) == 4
+    assert done.stderr == "[]\n"

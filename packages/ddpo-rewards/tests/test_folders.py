@@ -405,5 +405,8 @@ def test_the_sheet_has_the_best_first(photos):
     assert len(best)
     assert best[:, 0].max() < worst[:, 0].min()
     assert len(middle) == 0
+    folders.write_sheet(Path("sheets/best.png"), rows, "green", size=1)
+    with Image.open("sheets/best.png") as written:
+        assert (np.asarray(written) == sheet).all()
     everything = np.asarray(folders.best_and_worst(rows, "green", size=2))
     assert all(len(np.argwhere((everything == (0, shade, 0)).all(-1))) for shade in (192, 128, 64))

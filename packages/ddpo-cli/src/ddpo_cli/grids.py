@@ -1,4 +1,4 @@
-"""Pictures of pictures: grids with captions, before and after, and contact sheets."""
+"""Pictures of pictures: grids with captions, before and after."""
 
 from collections.abc import Sequence
 from math import ceil, sqrt
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 MARGIN = 6
 MIN_TILE = 128
-THUMBNAIL = 160
 PER_ROW = 8
 FONT_SIZE = 12
 LINE_HEIGHT = 15
@@ -77,17 +76,6 @@ def before_after(
         for images, texts, title in zip((before, after), captions, titles, strict=True):
             sheets.append(grid(images[part], texts[part], columns=PER_ROW, title=title))
     return stack(sheets)
-
-
-def contact_sheet(parts: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]]) -> Image.Image:
-    """Titled rows of thumbnails with captions, one block per part."""
-    blocks = []
-    for title, shown in parts:
-        small = [image.copy() for image, _ in shown]
-        for image in small:
-            image.thumbnail((THUMBNAIL, THUMBNAIL))
-        blocks.append(grid(small, [caption for _, caption in shown], columns=min(6, len(shown)), title=title))
-    return stack(blocks)
 
 
 def save_png(image: Image.Image, path: Path) -> None:

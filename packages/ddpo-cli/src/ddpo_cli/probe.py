@@ -12,7 +12,7 @@ from ddpo_cli.ui.console import Format, FormatOption, emit, foreign_output, say
 from ddpo_cli.ui.progress import counted, loading
 
 if TYPE_CHECKING:
-    from ddpo_cli.inputs import Columns
+    from ddpo_rewards.folders import Columns
     from ddpo_rewards.probes import BaseSet, ProbeReport
 
 
@@ -114,9 +114,9 @@ def probe(
     format: FormatOption = Format.table,
 ) -> None:
     """Find out whether a reward can be gamed."""
-    from ddpo_cli.inputs import Columns
     from ddpo_cli.rewarding import build_reward
     from ddpo_rewards import probes
+    from ddpo_rewards.folders import Columns
 
     if output is not None:
         probes.check_folder(output)
@@ -151,10 +151,10 @@ def probe(
 
 
 def _own_pictures(images: Sequence[str], prompts: Path | None, columns: "Columns", num_images: int | None) -> "BaseSet":
-    from ddpo_cli.inputs import describe_images, find_images
+    from ddpo_rewards.folders import describe_images, find_images
     from ddpo_rewards.probes import BaseSet
 
-    items = describe_images(find_images(images), prompts=prompts, prompt=None, columns=columns, needed=True)
+    items, _ = describe_images(find_images(images), prompts=prompts, columns=columns)
     chosen = items[:num_images]
     bare = [item.path for item in chosen if not item.prompt]
     if bare and len(bare) < len(chosen):

@@ -156,7 +156,7 @@ def _sample(
 def _write_separately(folder: Path, images: "Sequence[Image]", prompts: Sequence[str], seeds: Sequence[int]) -> None:
     from ddpo_cli.files import write_text
     from ddpo_cli.grids import save_png
-    from ddpo_cli.inputs import METADATA_FILES
+    from ddpo_rewards.folders import METADATA_FILES
 
     rows = []
     for image, prompt, seed in zip(images, prompts, seeds, strict=True):

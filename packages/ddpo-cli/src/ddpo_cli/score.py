@@ -1,10 +1,22 @@
-"""The options of `ddpo score`."""
+"""`ddpo score`: score images with one reward or several."""
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
+from rich.console import Console
+
+from ddpo_cli.errors import CLIError
+from ddpo_cli.ui.console import foreign_output, say, table, tell, to_json
+from ddpo_cli.ui.progress import counted
+
+if TYPE_CHECKING:
+    from ddpo_rewards.folders import Row
+
+NAMED_FAILURES = 10
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -18,6 +30,8 @@ EPILOG = """
   ddpo score photos/ --reward aesthetic --output scores.csv
 
   ddpo score photos/ --reward aesthetic --output scores.csv --resume
+
+  ddpo score captions.jsonl --reward clip_score --reward 0.1*aesthetic
 
 [bold]Prompts[/bold] come from --prompt (one for all), from --prompts FILE, or else from
 a metadata.csv or metadata.jsonl beside the images (ddpo sample --separate
@@ -34,12 +48,17 @@ class ScoreFormat(StrEnum):
     table = "table"
     csv = "csv"
     json = "json"
+    jsonl = "jsonl"
     parquet = "parquet"
 
 
 def score(
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGES", help="Files, folders (searched to the bottom), or globs.")
+        list[str],
+        typer.Argument(
+            metavar="IMAGES",
+            help="Files, folders (searched to the bottom) or globs; or one .csv, .jsonl or .parquet that names images.",
+        ),
     ],
     *,
     reward: Annotated[
@@ -49,12 +68,16 @@ def score(
             "-r",
             metavar="REF",
             help="A reward, as for ddpo train; repeat for several columns. "
-            "With weights, a column 'total' is their weighted sum.",
+            "With weights there is a column of their sum, too.",
         ),
     ],
     prompts: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="CSV or JSON Lines with a prompt per image.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help="A .csv, .jsonl or .parquet with a prompt per image, or a .txt with one per line.",
+            show_default="a metadata.csv or metadata.jsonl beside the images",
+        ),
     ] = None,
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="One prompt for every image.", show_default=False)
@@ -64,7 +87,7 @@ def score(
     ] = None,
     image_column: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Column of the image's path.", show_default="file_name, image or path"),
+        typer.Option(metavar="NAME", help="Column of the image's path.", show_default="file_name, image, path or file"),
     ] = None,
     output: Annotated[
         Path | None,
@@ -82,7 +105,7 @@ def score(
             "--format",
             "-f",
             metavar="FORMAT",
-            help="table, csv, json or parquet.",
+            help="csv, json or jsonl; table on stdout, parquet in a file.",
             show_default="by FILE's ending, else table",
         ),
     ] = None,
@@ -97,24 +120,125 @@ def score(
     info: Annotated[
         bool, typer.Option("--info", help="A column with what each reward says beside its score (captions, ...).")
     ] = False,
-    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images scored at once.")] = 16,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Images a reward is called with.", show_default="what it runs at once, else 32"
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Threads that read files.", show_default="one per core")
+    ] = None,
 ) -> None:
     """Score images with one reward or several."""
-    from ddpo_cli.inputs import Columns
-    from ddpo_cli.scoring import Job, run_job
+    from ddpo_cli.rewarding import allow_local_modules
+    from ddpo_rewards import folders
 
-    job = Job(
-        images=tuple(images),
-        rewards=tuple(reward),
-        prompts=prompts,
-        prompt=prompt,
-        columns=Columns(image_column, prompt_column),
-        output=output,
-        format=format and format.value,
-        resume=resume,
-        sheet=sheet,
-        sheet_size=sheet_size,
-        batch_size=batch_size,
-        info=info,
-    )
-    run_job(job)
+    if resume and output is None:
+        raise CLIError("--resume needs the --output of the run before")
+    if output is None and format is ScoreFormat.parquet:
+        raise CLIError("--format parquet needs a file; add --output scores.parquet")
+    with foreign_output() as data:
+        allow_local_modules(reward)
+        try:
+            job = folders.plan(
+                images,
+                reward,
+                prompt=prompt,
+                prompts=prompts,
+                columns=folders.Columns(image_column, prompt_column),
+                output=output,
+                format=format and format.value,
+                resume=resume,
+                info=info,
+            )
+        except folders.MissingPrompts as error:
+            raise CLIError(
+                f"{error.what}; give --prompt TEXT, --prompts FILE, or a metadata.jsonl beside the images"
+            ) from None
+        for note in job.notes:
+            say(note)
+        rows, total = list(job.kept), len(job.kept) + len(job.missing)
+        with (
+            _kept_on_failure(output, rows),
+            _shown(data, None if output else format or ScoreFormat.table, job.columns) as show,
+            counted("scoring") as told,
+            closing(folders.score(job, batch_size=batch_size, workers=workers)) as scored,
+        ):
+            told(len(rows), total)
+            for row in scored:
+                rows.append(row)
+                show(row)
+                told(len(rows), total)
+    _report(rows, output)
+    if sheet is not None:
+        _write_sheet(rows, job.ranking, sheet, size=sheet_size)
+
+
+@contextmanager
+def _shown(data: TextIO, format: ScoreFormat | None, columns: Sequence[str]) -> Iterator[Callable[["Row"], None]]:
+    """Print rows to `data`: a table at the end, all else as they come, and whole even where the block fails."""
+    from ddpo_rewards.folders import to_csv
+
+    match format:
+        case None:
+            yield lambda row: None
+        case ScoreFormat.csv:
+            tell(to_csv(columns).removesuffix("\n"), file=data)
+            yield lambda row: tell(to_csv([row[key] for key in columns]).removesuffix("\n"), file=data)
+        case ScoreFormat.json:
+            count = 0
+
+            def write(row: "Row") -> None:
+                nonlocal count
+                data.write(("[\n  " if count == 0 else ",\n  ") + to_json(row))
+                data.flush()
+                count += 1
+
+            try:
+                yield write
+            finally:
+                data.write("[]\n" if count == 0 else "\n]\n")
+                data.flush()
+        case ScoreFormat.jsonl:
+            yield lambda row: tell(to_json(row), file=data)
+        case _:
+            rows: list[Row] = []
+            yield rows.append
+            told = [key for key in columns if any(row[key] is not None for row in rows)]
+            Console(file=data, highlight=False, emoji=False).print(table(rows, told))
+
+
+@contextmanager
+def _kept_on_failure(output: Path | None, rows: Sequence["Row"]) -> Iterator[None]:
+    """Say where the rows are that were scored before it failed."""
+    from ddpo_rewards.folders import journal_path
+
+    try:
+        yield
+    except BaseException:
+        if output is not None and journal_path(output).exists():
+            journal = journal_path(output)
+            say(f"{len(rows)} rows are kept in {journal}; the same command with --resume goes on from there.")
+        raise
+
+
+def _report(rows: Sequence["Row"], output: Path | None) -> None:
+    failed = [row for row in rows if row["error"]]
+    if failed:
+        say(f"{len(failed)} of {len(rows)} images could not be read:")
+        for row in failed[:NAMED_FAILURES]:
+            say(f"  {row['error']}")
+        if len(failed) > NAMED_FAILURES:
+            say(f"  ... and {len(failed) - NAMED_FAILURES} more; the column 'error' has them all")
+    if output is not None:
+        say(f"Wrote {len(rows)} rows to {output}")
+    if len(failed) == len(rows):
+        raise CLIError("no image could be read; nothing was scored")
+
+
+def _write_sheet(rows: Sequence["Row"], column: str, path: Path, *, size: int) -> None:
+    from ddpo_rewards import folders
+
+    folders.write_sheet(path, rows, column, size=size)
+    say(f"Contact sheet: {path}")

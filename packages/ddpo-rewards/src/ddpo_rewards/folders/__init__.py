@@ -20,7 +20,7 @@ from ddpo_rewards.folders.inputs import (
 )
 from ddpo_rewards.folders.job import Job, plan, score
 from ddpo_rewards.folders.journal import journal_path
-from ddpo_rewards.folders.sheet import best_and_worst
+from ddpo_rewards.folders.sheet import best_and_worst, write_sheet
 
 __all__ = [
     "FILE_FORMATS",
@@ -40,4 +40,5 @@ __all__ = [
     "score",
     "to_csv",
     "to_json",
+    "write_sheet",
 ]

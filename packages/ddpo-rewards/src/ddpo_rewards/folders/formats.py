@@ -99,11 +99,10 @@ def to_csv(cells: Sequence[Any]) -> str:
         '"a, b",0.1,,"{""k"": [1]}"\n'
     """
     values = [_json(cell) if isinstance(cell, dict | list | tuple) else cell for cell in cells]
-    # Before Python 3.13 a carriage return is not quoted, and what reads it takes it for the end of the line.
-    returns = any("\r" in value for value in values if isinstance(value, str))
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL).writerow(values)
-    return line.getvalue()
+    line = io.StringIO(newline="")
+    # What ends a line is quoted: a carriage return in a text has to be, and Python before 3.13 forgets it otherwise.
+    csv.writer(line, lineterminator="\r\n").writerow(values)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def write_aside(path: Path, write: Callable[[Path], object]) -> None:

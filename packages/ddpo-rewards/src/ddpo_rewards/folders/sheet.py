@@ -5,7 +5,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddpo_rewards.folders.formats import Row
+from ddpo_rewards.folders.formats import Row, write_aside
 from ddpo_rewards.images import load_image
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ def best_and_worst(rows: Sequence[Row], column: str, *, size: int = 12) -> "Imag
     split = len(ranked) > 2 * size
     ends = {"highest": ranked[:size], "lowest": ranked[-size:]} if split else {"highest to lowest": ranked}
     return _stacked([_block(f"{column}: {title}", shown, column) for title, shown in ends.items()])
+
+
+def write_sheet(path: Path, rows: Sequence[Row], column: str, *, size: int = 12) -> None:
+    """Write `best_and_worst` as a PNG, whole or not at all."""
+    sheet = best_and_worst(rows, column, size=size)
+    write_aside(path, lambda aside: sheet.save(aside, format="PNG"))
 
 
 def _block(title: str, rows: Sequence[Row], column: str) -> "Image":
