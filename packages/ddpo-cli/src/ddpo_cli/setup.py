@@ -17,6 +17,7 @@ from ddpo_core import (
     adamw,
     ddpo_is_loss,
     ddpo_sf_loss,
+    half_life,
     load_full_policy,
     load_policy,
     policy_gradient,
@@ -55,8 +56,8 @@ def load(config: RunConfig) -> Setup:
     )
     prompts = prompt_set(config.prompts)
     updates = config.fit.updates_per_epoch * config.fit.passes_per_epoch
-    half_life = updates * config.learning_rate_half_life if config.learning_rate_half_life else math.inf
-    optimizer = adamw(config.learning_rate, weight_decay=config.weight_decay, half_life=half_life)
+    halving = updates * config.learning_rate_half_life if config.learning_rate_half_life else math.inf
+    optimizer = adamw(half_life(config.learning_rate, halving), weight_decay=config.weight_decay)
     return Setup(config, reward_fn, eval_reward_fn, prompts, load_model(config), optimizer, objective(config))
 
 

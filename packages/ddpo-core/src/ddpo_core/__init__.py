@@ -43,7 +43,17 @@ if TYPE_CHECKING:
     from ddpo_core.gaming.rule import Observation, Thresholds, Verdict, assess, drift
     from ddpo_core.losses import ddpo_is_loss, ddpo_sf_loss, kl_penalty, rwr_loss
     from ddpo_core.objectives import Objective, policy_gradient
-    from ddpo_core.optim import adamw
+    from ddpo_core.optim import (
+        Schedule,
+        adamw,
+        constant,
+        cosine,
+        ema_params,
+        half_life,
+        torch_optimizer,
+        warmup,
+        with_ema,
+    )
     from ddpo_core.prompts import PromptSet, list_prompt_sets, prompt_set
     from ddpo_core.regression import rwr, rwr_per_prompt
     from ddpo_core.sampling import replay_log_probs, sample_trajectories
@@ -89,7 +99,17 @@ _MODULES = {
     "gaming.rule": ("Observation", "Thresholds", "Verdict", "assess", "drift"),
     "losses": ("ddpo_is_loss", "ddpo_sf_loss", "kl_penalty", "rwr_loss"),
     "objectives": ("Objective", "policy_gradient"),
-    "optim": ("adamw",),
+    "optim": (
+        "Schedule",
+        "adamw",
+        "constant",
+        "cosine",
+        "ema_params",
+        "half_life",
+        "torch_optimizer",
+        "warmup",
+        "with_ema",
+    ),
     "prompts": ("PromptSet", "list_prompt_sets", "prompt_set"),
     "regression": ("rwr", "rwr_per_prompt"),
     "sampling": ("replay_log_probs", "sample_trajectories"),
@@ -118,6 +138,7 @@ __all__ = [
     "ProcessError",
     "Processes",
     "PromptSet",
+    "Schedule",
     "ScoreError",
     "Thresholds",
     "Timesteps",
@@ -130,13 +151,17 @@ __all__ = [
     "assess",
     "checkpoint_path",
     "compute_advantages",
+    "constant",
+    "cosine",
     "ddpo_is_loss",
     "ddpo_sf_loss",
     "diversity_monitor",
     "drift",
+    "ema_params",
     "evaluate",
     "every",
     "fit",
+    "half_life",
     "held_out_monitor",
     "image_grid",
     "image_monitor",
@@ -173,10 +198,13 @@ __all__ = [
     "save_pipeline",
     "scale_by_run",
     "sparse_rwr_weights",
+    "torch_optimizer",
     "train_epoch",
     "train_step",
     "update_prompt_stats",
+    "warmup",
     "watch",
+    "with_ema",
     "within_prompts",
 ]
 
