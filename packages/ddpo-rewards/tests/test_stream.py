@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ddpo_rewards import ImageError, Reward, RewardError, RewardSpec, iter_scores
+from ddpo_rewards import ImageError, Reward, RewardError, RewardSpec, combine, combine_standardised, iter_scores
 from ddpo_rewards.compute import map_ahead
 
 
@@ -137,3 +138,46 @@ def test_a_single_path_is_no_list_of_letters():
 def test_a_batch_has_one_image_at_least():
     with pytest.raises(RewardError, match="batch_size=0 is not positive"):
         list(iter_scores(shades(3), mean_reward(), batch_size=0))
+
+
+@pytest.fixture
+def many(tmp_path):
+    """70 files, whose shade is their number."""
+    for shade in range(70):
+        Image.new("RGB", (4, 4), (shade,) * 3).save(tmp_path / f"{shade}.png")
+    return [str(tmp_path / f"{shade}.png") for shade in range(70)]
+
+
+def test_a_reward_called_with_many_paths_holds_few_of_them_at_once(many):
+    calls, prompts = [], [f"shade {shade}" for shade in range(70)]
+    scores, info = mean_reward(calls, batch_size=16)(many, prompts)
+    assert [len(call) for call in calls] == [16, 16, 16, 16, 6]
+    assert scores.tolist() == list(range(70))
+    assert info["words"] == prompts
+
+
+def test_a_sum_of_rewards_called_with_many_paths_takes_the_larger_batch(many):
+    small, large = [], []
+    total = combine(
+        (1.0, mean_reward(small, batch_size=8)),
+        (2.0, replace(mean_reward(large, batch_size=40), spec=RewardSpec(name="large", factory="x:y", takes="arrays"))),
+    )
+    assert total(many).scores.tolist() == [3.0 * shade for shade in range(70)]
+    assert [len(call) for call in large] == [40, 30]
+
+
+def test_a_reward_that_learns_from_what_it_sees_sees_all_paths_at_once(many):
+    scores = combine_standardised(mean_reward(batch_size=8))(many).scores
+    # Of 0 to 69 the mean is 34.5 and the variance (70^2 - 1) / 12; of a slice they would be those of the slice.
+    std = ((70**2 - 1) / 12) ** 0.5
+    assert scores.tolist() == pytest.approx([(shade - 34.5) / std for shade in range(70)], rel=1e-5)
+
+
+def test_a_bad_file_among_many_paths_is_an_error_that_names_it(many):
+    with pytest.raises(ImageError, match="nowhere"):
+        mean_reward(batch_size=8)([*many, "nowhere.png"])
+
+
+def test_an_image_that_is_none_is_named_by_its_place():
+    with pytest.raises(RewardError, match="image 3 is an array of float64"):
+        list(iter_scores([*shades(3), np.zeros((4, 4, 3))], mean_reward()))

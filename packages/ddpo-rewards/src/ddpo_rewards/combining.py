@@ -116,6 +116,10 @@ class _Sum:
     def __init__(self, terms: Sequence[Term]) -> None:
         self._terms = tuple(terms)
 
+    @property
+    def batch_size(self) -> int:
+        return max(term.reward.batch_size for term in self._terms)
+
     def __call__(self, images: Any, prompts: Sequence[str] | None, metadata: Metadata | None, /) -> RewardResult:
         results = [term.reward(images, prompts, metadata) for term in self._terms]
         info: dict[str, list[Any]] = {}

@@ -122,7 +122,30 @@ def as_arrays(images: Any) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     """
     if is_tensor(images):
         return list(_tensor_to_arrays(images))
-    return map_in_threads(lambda index: _to_array(images[index], index), range(len(images)))
+    return map_in_threads(lambda index: as_array(images[index], index), range(len(images)))
+
+
+def as_array(image: Any, index: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Bring one image to a uint8 array; `index` says which one it is where it is none.
+
+    Raises:
+        ImageError: a file that cannot be read.
+        RewardError: what is no image.
+    """
+    if isinstance(image, str | os.PathLike):
+        return np.asarray(load_image(image))
+    if hasattr(image, "getexif"):  # a PIL image, without importing PIL to find out
+        return np.asarray(to_rgb(image))
+    if is_tensor(image):
+        return as_arrays(image[None])[0]
+    if not isinstance(image, np.ndarray):
+        raise RewardError(f"image {index} is of type {type(image).__name__}; {_WANTED}")
+    if image.dtype != np.uint8:
+        raise RewardError(f"image {index} is an array of {image.dtype}; convert it to uint8 in 0..255: {_WANTED}")
+    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        hint = ": move channels last, image.transpose(1, 2, 0)" if image.shape[:1] == (3,) else ""
+        raise RewardError(f"image {index} has the shape {list(image.shape)}{hint}; {_WANTED}")
+    return image
 
 
 def as_tensors(images: Any) -> "list[tuple[list[int], Tensor]]":
@@ -186,20 +209,3 @@ def _tensor_to_arrays(images: "Tensor") -> UInt8[np.ndarray, "batch height width
     if images.is_floating_point():
         as_bytes = images.detach().float().clamp(0, 1).mul(255).round().byte()
     return np.ascontiguousarray(as_bytes.permute(0, 2, 3, 1).cpu().numpy())
-
-
-def _to_array(image: Any, index: int) -> UInt8[np.ndarray, "height width 3"]:
-    if isinstance(image, str | os.PathLike):
-        return np.asarray(load_image(image))
-    if hasattr(image, "getexif"):  # a PIL image, without importing PIL to find out
-        return np.asarray(to_rgb(image))
-    if is_tensor(image):
-        return as_arrays(image[None])[0]
-    if not isinstance(image, np.ndarray):
-        raise RewardError(f"image {index} is of type {type(image).__name__}; {_WANTED}")
-    if image.dtype != np.uint8:
-        raise RewardError(f"image {index} is an array of {image.dtype}; convert it to uint8 in 0..255: {_WANTED}")
-    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-        hint = ": move channels last, image.transpose(1, 2, 0)" if image.shape[:1] == (3,) else ""
-        raise RewardError(f"image {index} has the shape {list(image.shape)}{hint}; {_WANTED}")
-    return image

@@ -1,18 +1,21 @@
 """A reward, ready to score: check what goes in, call its score function, check what comes out."""
 
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
+from ddpo_rewards.compute import map_ahead
 from ddpo_rewards.errors import RewardError
-from ddpo_rewards.images import as_arrays, as_tensors, as_unit_floats, check_tensor, count_images, is_tensor
+from ddpo_rewards.images import as_array, as_arrays, as_tensors, as_unit_floats, check_tensor, count_images, is_tensor
 from ddpo_rewards.references import DATA
 from ddpo_rewards.specs import RewardSpec
 
@@ -22,8 +25,11 @@ if TYPE_CHECKING:
 Info: TypeAlias = dict[str, list[Any]]
 Metadata: TypeAlias = Sequence[Mapping[str, Any]]
 # What a `Reward` calls: images in the form its spec takes, prompts and metadata as given. It may return an array,
-# `(array, info)` or a dict with "scores"; it may also have methods `differentiable`, `state` and `load_state`.
+# `(array, info)` or a dict with "scores"; it may also have methods `differentiable`, `state` and `load_state`, a number
+# `batch_size` of images that it runs at once, and `prepare(image)`, which brings a uint8 array to what it looks at: an
+# image that was prepared scores the same, to the bit.
 ScoreFunction: TypeAlias = Callable[[Any, Sequence[str] | None, Metadata | None], Any]
+_BATCH = 32  # images of full size: 100 MB at 1024 x 1024
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -59,7 +65,7 @@ class Reward:
 
         Args:
             images: tensor `[batch, 3, height, width]`, float in [0, 1] or uint8; uint8 arrays `[height, width, 3]`,
-                PIL images or paths; sizes may differ except in a tensor.
+                PIL images or paths; sizes may differ except in a tensor. Of many paths few lie in memory at once.
             prompts: one string per image, where the reward needs them.
             metadata: one mapping per image, where the reward needs them.
 
@@ -75,6 +81,8 @@ class Reward:
             )
         size = count_images(images)
         check_companions(self.spec, size, prompts, metadata)
+        if size > self.batch_size and not is_tensor(images) and all(map(_is_path, images)) and not self.state():
+            return _score_in_slices(self, images, prompts, metadata)
         if self.spec.takes == "tensor":
             return _score_by_size(self, images, size, prompts, metadata)
         batch = as_unit_floats(images) if self.spec.takes == "any" and is_tensor(images) else as_arrays(images)
@@ -94,6 +102,12 @@ class Reward:
         check_companions(self.spec, count_images(images), prompts, metadata)
         scores: Tensor = function(images, prompts, metadata)
         return scores
+
+    @property
+    def batch_size(self) -> int:
+        """As many images as the score function says it runs at once, else 32."""
+        own = getattr(self.score_function, "batch_size", None)
+        return own if isinstance(own, int) and own > 0 else _BATCH
 
     def state(self) -> dict[str, Any]:
         """What the reward has learnt from the images it saw, as JSON values: `{}` for nearly every reward."""
@@ -212,6 +226,30 @@ def _arguments(function: Callable[..., Any], reward: str) -> tuple[tuple[str, ..
     return tuple(f"*{name}" for name in DATA[:given]), DATA[1:given]
 
 
+def _is_path(image: Any) -> bool:
+    return isinstance(image, str | os.PathLike)
+
+
+def _score_in_slices(
+    reward: Reward, paths: Sequence[Any], prompts: Sequence[str] | None, metadata: Metadata | None
+) -> RewardResult:
+    """Read the next slice of the files while one is scored, and join the answers."""
+    size, prepare = reward.batch_size, getattr(reward.score_function, "prepare", None)
+
+    def read(numbered: tuple[int, Any]) -> Any:
+        image = as_array(numbered[1], numbered[0])
+        return image if prepare is None else prepare(image)
+
+    scores = np.empty(len(paths), np.float32)
+    info: Info = {}
+    with closing(map_ahead(read, enumerate(paths), ahead=size)) as images:
+        for start in range(0, len(paths), size):
+            indices = range(start, min(start + size, len(paths)))
+            part = reward(list(islice(images, size)), _pick(prompts, indices), _pick(metadata, indices))
+            _place(part, indices, scores, info)
+    return RewardResult(scores, info)
+
+
 def _score_by_size(
     reward: Reward, images: Any, size: int, prompts: Sequence[str] | None, metadata: Metadata | None
 ) -> RewardResult:
@@ -223,12 +261,17 @@ def _score_by_size(
     info: dict[str, list[Any]] = {}
     for indices, batch in groups:
         part = _call(reward, batch, _pick(prompts, indices), _pick(metadata, indices), len(indices))
-        scores[indices] = part.scores
-        for key, values in part.info.items():
-            column = info.setdefault(key, [None] * size)
-            for index, value in zip(indices, values, strict=True):
-                column[index] = value
+        _place(part, indices, scores, info)
     return RewardResult(scores, info)
+
+
+def _place(part: RewardResult, indices: Sequence[int], scores: np.ndarray, info: Info) -> None:
+    """Put the answers for some of the images where they belong; what only some parts say is None for the others."""
+    scores[indices] = part.scores
+    for key, values in part.info.items():
+        column = info.setdefault(key, [None] * len(scores))
+        for index, value in zip(indices, values, strict=True):
+            column[index] = value
 
 
 def _call(reward: Reward, batch: Any, prompts: Any, metadata: Any, size: int) -> RewardResult:

@@ -13,10 +13,9 @@ from jaxtyping import UInt8
 
 from ddpo_rewards.compute import map_ahead
 from ddpo_rewards.errors import ImageError, RewardError
-from ddpo_rewards.images import as_arrays
+from ddpo_rewards.images import as_array
 from ddpo_rewards.reward import Reward, RewardResult
 
-_BATCH = 32  # images of full size: 100 MB at 1024 x 1024
 _END = object()
 
 
@@ -99,7 +98,7 @@ def iter_scores_of_each(
         raise RewardError(f"images is a single {type(images).__name__}; pass a list, [image]")
     if batch_size is not None and batch_size < 1:
         raise RewardError(f"batch_size={batch_size!r} is not positive; want 1 or more")
-    size = batch_size or max(map(own_batch_size, rewards))
+    size = batch_size or max(reward.batch_size for reward in rewards)
     read = partial(_read, prepares=[getattr(reward.score_function, "prepare", None) for reward in rewards])
     ahead = map_ahead(read, _aligned(images, prompts, metadata), ahead=size, workers=workers)
     with closing(ahead):
@@ -108,12 +107,6 @@ def iter_scores_of_each(
             if strict and failed is not None:
                 raise failed
             yield from _score_batch(batch, rewards, prompts is not None, metadata is not None)
-
-
-def own_batch_size(reward: Reward) -> int:
-    """As many images as a reward says it runs at once, else 32."""
-    own = getattr(reward.score_function, "batch_size", None)
-    return own if isinstance(own, int) and own > 0 else _BATCH
 
 
 def _aligned(images: Iterable[Any], prompts: Iterable[str] | None, metadata: Iterable[Any] | None) -> Iterator[Any]:
@@ -133,7 +126,7 @@ def _read(row: tuple[int, Any, str | None, Any], prepares: Sequence[Callable[...
     """Read one image, and prepare it once for all rewards that share a preparation."""
     index, image, prompt, metadata = row
     try:
-        array = as_arrays([image])[0]
+        array = as_array(image, index)
     except ImageError as error:
         return _Read(index, (), prompt, metadata, error)
     forms: dict[Any, Any] = {prepare: prepare(array) if prepare else array for prepare in dict.fromkeys(prepares)}

@@ -82,7 +82,10 @@ def embed_images(
     """Unit embeddings of images, float32 on the CPU; Pillow preprocesses on all cores while the network runs."""
 
     def run(batch: list[UInt8[np.ndarray, "size size 3"]]) -> Sequence[Tensor]:
-        pixels = torch.from_numpy(np.stack(batch)).to(tower.device)
+        pixels = torch.from_numpy(np.stack(batch))
+        on_gpu = tower.device.type == "cuda"
+        # From pinned memory the copy is queued behind what the GPU still does, and the CPU goes on.
+        pixels = (pixels.pin_memory() if on_gpu else pixels).to(tower.device, non_blocking=on_gpu)
         return list(_embed(tower, normalise(tower, pixels.permute(0, 3, 1, 2).float().div(255))))
 
     with torch.no_grad():  # inference_mode's tensors could take no part in anybody's gradient
