@@ -22,9 +22,9 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from ddpo_cli.evaluating import EVALUATION, is_evaluated
-from ddpo_cli.history import read_metrics
-from ddpo_cli.runs import checkpoints
+from ddpo_core import latest_checkpoint
+from ddpo_core.runs.folder import EVALUATION, evaluated_epoch
+from ddpo_core.runs.log import read_metrics
 
 ALGORITHMS = ("ddpo-is", "ddpo-sf", "rwr", "rwr-sparse")
 CONTROL = "rwr-uniform"
@@ -89,7 +89,7 @@ def _train_all(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
 def _train(run: Run, options: argparse.Namespace) -> int:
     """Run `ddpo train` in a process of its own, from where it was stopped if it was."""
     folder = options.results / run.name
-    if checkpoints(folder):
+    if latest_checkpoint(folder):
         arguments = ["--resume", str(folder)]
     else:
         shutil.rmtree(folder, ignore_errors=True)
@@ -106,7 +106,7 @@ def _train(run: Run, options: argparse.Namespace) -> int:
 
 
 def _is_finished(run: Run, options: argparse.Namespace) -> bool:
-    return is_evaluated(options.results / run.name, options.epochs)
+    return evaluated_epoch(options.results / run.name) == options.epochs
 
 
 def _log(run: Run, options: argparse.Namespace) -> Path:

@@ -8,31 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpo_cli.charts import line_chart, ticks
-
 
 def pixels(path: str) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
-
-
-def test_ticks_are_round_numbers_within_the_range():
-    assert ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert ticks(640.0, 1600.0) == [800.0, 1000.0, 1200.0, 1400.0, 1600.0]
-
-
-def test_a_rising_curve_rises_in_the_picture():
-    picture = np.asarray(line_chart([64, 128, 192], [-3.0, -2.0, -1.0], band=[0.1] * 3, title="reward", x_label="x"))
-    is_curve = (np.abs(picture.astype(int) - (31, 119, 180)).sum(2)) < 60
-    columns = np.flatnonzero(is_curve.any(0))
-    heights = [np.flatnonzero(is_curve[:, column]).mean() for column in columns]
-    assert heights[0] > heights[len(heights) // 2] > heights[-1]  # rows count downwards
-
-
-@pytest.mark.parametrize("values", [[2.0], [0.0, 0.0], [1e-9, 2e-9], [-1e6, 1e6]])
-def test_any_curve_can_be_drawn(values):
-    drawn = line_chart(range(len(values)), values, band=[0.0] * len(values), title="t", x_label="x")
-    assert drawn.size == (720, 400)
 
 
 def test_the_usage_on_the_model_card_draws_what_it_says(ddpo, quick, tiny_model):
@@ -64,5 +43,5 @@ def test_a_tracker_that_is_not_installed_is_said_before_anything_is_loaded(ddpo,
         monkeypatch.delitem(sys.modules, known)
     result = ddpo(*quick, "--tracker", name)
     assert result.exit_code == 2
-    assert f"--tracker {name} needs the package {name}: pip install 'ddpo-cli[{name}]'" in result.stderr
+    assert f"tracker {name!r} needs the package {name}: pip install {name}" in result.stderr
     assert not Path("runs").exists()

@@ -5,42 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from ddpo_cli.bootstrap import compare
-
 SMALL = ("--num-images", "3", "--num-steps", "2")
-SCORES = st.floats(-1e3, 1e3)
-
-
-def test_the_interval_of_a_mean_is_that_of_the_normal_approximation():
-    # 400 values of mean 0 and variance 1: the standard error is 1/20, and 1.96 of them are 0.098.
-    values = np.tile([-1.0, 1.0], 200)
-    found = compare(np.zeros(400), values)
-    assert found.base == (0, 0, 0)
-    assert found.change.mean == 0
-    assert found.change.low == pytest.approx(-0.098, abs=0.01)
-    assert found.change.high == pytest.approx(0.098, abs=0.01)
-    assert found.improved == 0.5
-
-
-def test_pairing_takes_out_what_makes_a_prompt_hard():
-    base = np.random.default_rng(0).normal(0, 100, 50)
-    found = compare(base, base + 1)
-    assert found.change == pytest.approx((1, 1, 1))
-    assert found.base.high - found.base.low > 10
-
-
-@given(st.lists(st.tuples(SCORES, SCORES), min_size=1, max_size=20))
-def test_any_scores_lie_within_their_interval_and_change_is_the_difference(pairs):
-    base, finetuned = np.transpose(pairs)
-    found = compare(base, finetuned)
-    for scores, interval in ((base, found.base), (finetuned, found.finetuned), (finetuned - base, found.change)):
-        assert interval.mean == pytest.approx(scores.mean(), abs=1e-9)
-        assert scores.min() - 1e-9 <= interval.low <= interval.high <= scores.max() + 1e-9
-    assert found.improved == np.mean(finetuned > base)
 
 
 def test_a_run_is_compared_with_its_base_on_seen_and_unseen_prompts(ddpo, quick):

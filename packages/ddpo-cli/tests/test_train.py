@@ -44,6 +44,7 @@ def test_a_run_is_a_folder_with_everything_in_it(ddpo, quick):
         "config.toml",
         "evaluation.json",
         "metrics.jsonl",
+        "model.json",
         "samples.jsonl",
         *(f"lora/{name}" for name in ("pytorch_lora_weights.safetensors", "README.md", "reward.png")),
         "lora/before-after.png",

@@ -4,24 +4,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ddpo_cli.bootstrap import CONFIDENCE
-from ddpo_cli.comparison_report import Pair, comparison_rows, print_rows, save_comparison
 from ddpo_cli.config import RunConfig
 from ddpo_cli.errors import CLIError
-from ddpo_cli.evaluating import fixed_prompts
 from ddpo_cli.resolving import nest, read_run_config, validate
-from ddpo_cli.rewarding import build_reward, label
-from ddpo_cli.runs import find_checkpoint
+from ddpo_cli.rewarding import as_reward_function, build_reward, label
 from ddpo_cli.setup import load_model
-from ddpo_cli.ui.console import Format, messages, say
+from ddpo_cli.ui.console import Format, emit, messages, say
 from ddpo_cli.ui.progress import loading
-from ddpo_core import Evaluation, Params, Policy, PromptSet, adamw, evaluate, load_checkpoint, prompt_set
+from ddpo_core import PromptSet, adamw, load_checkpoint, prompt_set
+from ddpo_core.runs.compare import CONFIDENCE, comparison_rows, draw_pairs, fixed_prompts, save_pairs
+from ddpo_core.runs.model import find_model
 from ddpo_rewards import Reward
 
+COLUMNS = (
+    "prompts", "seen", "reward", "images", "base", "base_low", "base_high", "finetuned", "finetuned_low",
+    "finetuned_high", "change", "change_low", "change_high", "improved",
+)  # fmt: skip
 UNSEEN = ("unseen_animals", "unseen_objects", "unseen_activities")
 
 
@@ -38,17 +40,9 @@ class Order:
     flags: Mapping[str, Any]  # options of the run that are given otherwise: num_steps, device
 
 
-class Models(NamedTuple):
-    """A policy with its weights before and after training."""
-
-    policy: Policy
-    base: Params
-    finetuned: Params
-
-
 def run_comparison(order: Order, format: Format) -> None:
     """Draw, score, compare; print the rows to stdout, write grids and every score to a folder."""
-    run, checkpoint = find_checkpoint(order.target)
+    run, checkpoint = find_model(order.target)
     given = nest({key: value for key, value in order.flags.items() if value is not None})
     config = validate(read_run_config(run).model_dump(exclude_none=True), given)
     rewards = _build_rewards(config, order.rewards)
@@ -59,29 +53,51 @@ def run_comparison(order: Order, format: Format) -> None:
     with loading(f"Loading {checkpoint}"):
         policy = load_model(config)
         finetuned = load_checkpoint(checkpoint, policy, adamw(config.learning_rate)).params
-    models = Models(policy, policy.params, finetuned)
-    pairs = _draw_pairs(models, sets, rewards, config, seed=order.seed)
+    fit = config.fit
+    with _progress(2 * sum(len(chosen.prompts) for chosen in sets.values())) as told:
+        pairs = list(
+            draw_pairs(
+                policy,
+                finetuned,
+                {name: as_reward_function(reward) for name, reward in rewards.items()},
+                sets,
+                num_steps=fit.num_steps,
+                seed=order.seed,
+                batch_size=fit.sample_batch_size,
+                progress=told,
+            )
+        )
     rows = [
-        {"seen": pair.prompts == config.prompts, **row}
-        for pair in pairs
-        for row in comparison_rows(pair, tuple(rewards))
+        {"seen": pair.name == config.prompts, **row} for pair in pairs for row in comparison_rows(pair, tuple(rewards))
     ]
-    save_comparison(folder, pairs, rows, checkpoint=checkpoint, config=config)
+    described = {
+        "checkpoint": checkpoint.name,
+        "model": config.model,
+        "num_steps": fit.num_steps,
+        "guidance_scale": config.guidance_scale,
+    }
+    save_pairs(folder, pairs, rows, described=described)
     print_rows(rows, format, title=f"{run}: base and {checkpoint.name}, {CONFIDENCE:.0%} intervals")
     say(f"Grids and every score: {folder}")
 
 
-def score_with_all(rewards: Mapping[str, Reward]) -> Callable[..., Any]:
-    """Return a reward function that scores with the first of `rewards`, and tells all scores in its info."""
-
-    def reward_function(images: Any, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Any:
-        import torch
-
-        scores = {name: reward(images, prompts, metadata).scores for name, reward in rewards.items()}
-        info = {name: values.tolist() for name, values in scores.items()}
-        return torch.from_numpy(next(iter(scores.values()))), info
-
-    return reward_function
+def print_rows(rows: Sequence[Mapping[str, Any]], format: Format, *, title: str) -> None:
+    """Print the rows to stdout; a table has what fits a terminal."""
+    if format is not Format.table:
+        emit([{key: row[key] for key in COLUMNS} for row in rows], format, columns=COLUMNS)
+        return
+    shown = [
+        {
+            **row,
+            "prompts": f"{row['prompts']}{'' if row['seen'] else ' (unseen)'}",
+            "change": f"{row['change']:+.4g} ({row['change_low']:+.4g} to {row['change_high']:+.4g})",
+            "improved": f"{row['improved']:.0%}",
+        }
+        for row in rows
+    ]
+    several = len({row["reward"] for row in rows}) > 1
+    columns = ("prompts", *(["reward"] if several else []), "base", "finetuned", "change", "improved")
+    emit(shown, format, columns=columns, title=title if several else f"{rows[0]['reward']} of {title}")
 
 
 def _build_rewards(config: RunConfig, further: Sequence[str]) -> dict[str, Reward]:
@@ -109,32 +125,6 @@ def _choose_sets(order: Order, config: RunConfig, rewards: Mapping[str, Reward])
     for name in bare:
         say(f"{name} is left out: it has no metadata for {needy[0]}")
     return {name: chosen for name, chosen in sets.items() if name not in bare}
-
-
-def _draw_pairs(
-    models: Models, sets: Mapping[str, PromptSet], rewards: Mapping[str, Reward], config: RunConfig, *, seed: int
-) -> list[Pair]:
-    reward_fn = score_with_all(rewards)
-    pairs = []
-    with _progress(2 * sum(len(chosen.prompts) for chosen in sets.values())) as told:
-
-        def draw(params: Params, chosen: PromptSet) -> Evaluation:
-            seeds = range(seed, seed + len(chosen.prompts))
-            fit, size = config.fit, config.fit.sample_batch_size
-            return evaluate(
-                models.policy,
-                params,
-                reward_fn,
-                chosen,
-                num_steps=fit.num_steps,
-                seeds=seeds,
-                batch_size=size,
-                progress=told,
-            )
-
-        for name, chosen in sets.items():
-            pairs.append(Pair(name, draw(models.base, chosen), draw(models.finetuned, chosen)))
-    return pairs
 
 
 @contextmanager

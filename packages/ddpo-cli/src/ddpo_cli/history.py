@@ -1,48 +1,13 @@
-"""What a run writes epoch after epoch, and taking it back: metrics.jsonl, samples.jsonl, checkpoints."""
+"""Which epoch of a run is the best."""
 
-import json
 from collections.abc import Mapping
-from itertools import count
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from ddpo_cli.files import write_text
-from ddpo_cli.runs import METRICS, SAMPLE_LOG, checkpoint_epoch, checkpoints
-from ddpo_core import rewind_checkpoints
+from ddpo_core.checkpoint import list_checkpoints
 from ddpo_core.gaming.monitors import EVIDENCE, FAMILIARITY
 from ddpo_core.gaming.rule import noise
-
-PARKED = "superseded"
-
-
-def append_metrics(run: Path, row: Mapping[str, Any]) -> None:
-    """Add one epoch to metrics.jsonl."""
-    with open(run / METRICS, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return the epochs of metrics.jsonl; a last line torn by a crash is left out."""
-    return _read_lines(run / METRICS)
-
-
-def keep_until(run: Path, epoch: int) -> None:
-    """Drop the metrics and samples of the epochs after `epoch`, which a resumed run computes again.
-
-    Their checkpoints are moved to a folder of their own under `superseded/`.
-    """
-    for file in (run / METRICS, run / SAMPLE_LOG):
-        if file.exists():
-            kept = [row for row in _read_lines(file) if row["epoch"] <= epoch]
-            write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
-    rewind_checkpoints(run, epoch=epoch, into=next_parking(run))
-
-
-def next_parking(run: Path) -> Path:
-    """Return a folder of `run` that is not there yet, for what it goes back behind."""
-    taken = {path.name for path in (run / PARKED).glob("*")}
-    return run / PARKED / next(name for number in count(1) if (name := f"{number:04d}") not in taken)
+from ddpo_core.runs.log import read_metrics
 
 
 def best_epoch(run: Path) -> int | None:
@@ -54,7 +19,7 @@ def best_epoch(run: Path) -> int | None:
     Source: Breiman et al. 1984, section 3.4.3 (the one-standard-error rule).
     """
     totals, tolerance = _totals(run)
-    saved = {checkpoint_epoch(path) for path in checkpoints(run)}
+    saved = set(list_checkpoints(run))
     return _last_good({epoch: total for epoch, total in totals.items() if epoch in saved}, tolerance)
 
 
@@ -85,15 +50,3 @@ def _sum_of_rewards(held_out: Mapping[str, float]) -> float:
 
 def _last_good(totals: Mapping[int, float], tolerance: float) -> int | None:
     return max((epoch for epoch in totals if totals[epoch] >= max(totals.values()) - tolerance), default=None)
-
-
-def _read_lines(file: Path) -> list[dict[str, Any]]:
-    if not file.is_file():
-        return []
-    rows = []
-    for line in file.read_text(encoding="utf-8").split("\n"):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows

@@ -6,13 +6,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpo_cli.evaluating import evaluate_fixed, held_out_means, mean, write_grid
-from ddpo_cli.history import append_metrics, is_improving
+from ddpo_cli.evaluating import evaluate_fixed, held_out_means, write_grid
+from ddpo_cli.history import is_improving
 from ddpo_cli.interrupts import Interrupts
 from ddpo_cli.rescue import Rescue, save
-from ddpo_cli.sample_log import append_samples, gather_rows, sample_rows
+from ddpo_cli.sample_log import gather_rows, sample_rows
 from ddpo_cli.setup import Setup
-from ddpo_cli.trackers import Log, Record, scalars
 from ddpo_cli.ui.live import View, stopwatch
 from ddpo_cli.watching import Observer, as_row, is_halting, read_history, shared
 from ddpo_core import (
@@ -24,6 +23,9 @@ from ddpo_core import (
     fit,
     remember,
 )
+from ddpo_core.runs.compare import mean_score
+from ddpo_core.runs.log import append_metrics, append_samples
+from ddpo_core.runs.trackers import Log, Record, scalars
 from ddpo_core.types import Progress
 
 
@@ -115,7 +117,8 @@ def _write_epoch(
     if info.epoch % config.checkpoint_every == 0 or is_improving(run):
         save(run, rescue, keep_last=config.keep_last)
     drawn = {name: [sample[name] for sample in samples] for name in ("reward", "advantage")}
-    training.log(Record(info.epoch, scalars(row), drawn, look.pictures))
+    for complaint in training.log(Record(info.epoch, scalars(row), drawn, look.pictures)):
+        training.view.print_line(complaint)
 
 
 def _look(training: Training, state: TrainState) -> Look:
@@ -132,4 +135,4 @@ def _look(training: Training, state: TrainState) -> Look:
     if not is_shown:
         return Look(held_out=held_out)
     path = write_grid(training.run, state.epoch, evaluation, training.view, count=config.grid_samples)
-    return Look({"samples_reward_mean": mean(evaluation)}, held_out, {"samples": path})
+    return Look({"samples_reward_mean": mean_score(evaluation)}, held_out, {"samples": path})

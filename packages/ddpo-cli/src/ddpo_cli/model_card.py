@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ddpo_cli.artefacts import artefact_path
-from ddpo_cli.bootstrap import CONFIDENCE, compare
-from ddpo_cli.charts import line_chart
 from ddpo_cli.config import BUILTIN_MODEL, RunConfig
-from ddpo_cli.evaluating import BEFORE_AFTER
-from ddpo_cli.files import write_text
-from ddpo_cli.grids import save_png
-from ddpo_cli.history import read_metrics
-from ddpo_cli.runs import SAMPLES
 from ddpo_core import Evaluation
+from ddpo_core.runs.compare import CONFIDENCE, compare
+from ddpo_core.runs.folder import BEFORE_AFTER, SAMPLES, write_text
+from ddpo_core.runs.log import read_metrics
+from ddpo_core.runs.pictures import line_chart, save_png
 
 CARD, CURVE = "README.md", "reward.png"
 HERE = "path/to/this/folder"
@@ -96,11 +93,12 @@ def reward_curve(rows: Sequence[Mapping[str, Any]], title: str) -> Any:
 
 
 def _result(before: Evaluation, after: Evaluation) -> str:
-    found = compare(before.scores.tolist(), after.scores.tolist())
+    found = compare(before.scores.tolist(), after.scores.tolist(), clusters=after.prompts.prompts)
     return (
         f"Mean score of {len(before.seeds)} images, the same prompts and seeds before and after: "
         f"{found.base.mean:.4g} and {found.finetuned.mean:.4g}. The change is {found.change.mean:+.4g}, "
-        f"{CONFIDENCE:.0%} interval {found.change.low:+.4g} to {found.change.high:+.4g} (paired bootstrap)."
+        f"{CONFIDENCE:.0%} interval {found.change.low:+.4g} to {found.change.high:+.4g} "
+        "(paired bootstrap over the prompts)."
     )
 
 

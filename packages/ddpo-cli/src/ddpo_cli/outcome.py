@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from ddpo_cli.artefacts import artefact_path
 from ddpo_cli.config import RunConfig
-from ddpo_cli.evaluating import BEFORE_AFTER
 from ddpo_cli.history import best_epoch
-from ddpo_cli.runs import SAMPLES, checkpoint_epoch, checkpoint_path, checkpoints
 from ddpo_cli.ui.console import say
 from ddpo_core import Verdict
+from ddpo_core.checkpoint import checkpoint_path, latest_checkpoint
+from ddpo_core.runs.folder import BEFORE_AFTER, SAMPLES
 
 
 class Outcome(NamedTuple):
@@ -39,5 +39,5 @@ def tell(run: Path, config: RunConfig, outcome: Outcome) -> None:
 
 def _drawable(run: Path, outcome: Outcome) -> Path:
     """Return the run where its last checkpoint is its model, else the checkpoint that is."""
-    saved = checkpoints(run)
-    return run if outcome.epoch == checkpoint_epoch(saved[-1]) else checkpoint_path(run, outcome.epoch)
+    path = checkpoint_path(run, outcome.epoch)
+    return run if latest_checkpoint(run) == path else path

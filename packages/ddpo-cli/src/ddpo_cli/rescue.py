@@ -8,7 +8,6 @@ from pathlib import Path
 from ddpo_cli.errors import CLIError, describe, is_user_error
 from ddpo_cli.history import best_epoch
 from ddpo_cli.interrupts import Interrupts
-from ddpo_cli.runs import checkpoint_path
 from ddpo_cli.setup import Setup
 from ddpo_cli.ui.console import say
 from ddpo_core import (
@@ -19,6 +18,7 @@ from ddpo_core import (
     prune_checkpoints,
     save_checkpoint,
 )
+from ddpo_core.checkpoint import checkpoint_path
 
 ALL = 2**31
 

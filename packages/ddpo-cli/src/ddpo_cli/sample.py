@@ -88,9 +88,9 @@ def sample(
         raise CLIError(f"--separate {str(separate)!r} is not empty; choose a new folder")
     if prompt and prompts:
         raise CLIError("got --prompt and --prompts; give the one or the other")
-    from ddpo_cli.evaluating import fixed_prompts
-    from ddpo_cli.grids import grid, save_png
     from ddpo_core import prompt_set
+    from ddpo_core.runs.compare import fixed_prompts
+    from ddpo_core.runs.pictures import grid, save_png
 
     flags = {"prompts": prompts, "num_steps": num_steps, "guidance_scale": guidance_scale, "device": device}
     checkpoint, config = _source(model, flags)
@@ -116,11 +116,12 @@ def sample(
 def _source(model: str, flags: Mapping[str, Any]) -> "tuple[Path | None, RunConfig]":
     """Return the checkpoint that `model` means, if any, and the configuration to sample with."""
     from ddpo_cli.resolving import nest, read_run_config, resolve, validate
-    from ddpo_cli.runs import CHECKPOINTS, find_checkpoint, is_run
+    from ddpo_core.runs.folder import CHECKPOINTS, is_run
+    from ddpo_core.runs.model import find_model
 
     path = Path(model)
     if is_run(path) or path.resolve().parent.name == CHECKPOINTS:
-        run, checkpoint = find_checkpoint(path)
+        run, checkpoint = find_model(path)
         given = nest({key: value for key, value in flags.items() if value is not None})
         return checkpoint, validate(read_run_config(run).model_dump(exclude_none=True), given)
     return None, resolve(None, {"model": model, **flags})
@@ -142,8 +143,8 @@ def _sample(
     """Draw the images batch by batch."""
     import torch
 
-    from ddpo_cli.grids import to_pil
     from ddpo_core import sample_trajectories
+    from ddpo_core.runs.pictures import to_pil
 
     for start in range(0, len(prompts), config.fit.sample_batch_size):
         part = slice(start, start + config.fit.sample_batch_size)
@@ -154,8 +155,8 @@ def _sample(
 
 
 def _write_separately(folder: Path, images: "Sequence[Image]", prompts: Sequence[str], seeds: Sequence[int]) -> None:
-    from ddpo_cli.files import write_text
-    from ddpo_cli.grids import save_png
+    from ddpo_core.runs.folder import write_text
+    from ddpo_core.runs.pictures import save_png
     from ddpo_rewards.folders import METADATA_FILES
 
     rows = []

@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ddpo_cli.runs import SAMPLE_LOG
 from ddpo_core import EpochInfo, Processes
+from ddpo_core.runs.log import plain
 
 
 def sample_rows(info: EpochInfo) -> list[dict[str, Any]]:
@@ -44,31 +42,3 @@ def gather_rows(rows: Sequence[Mapping[str, Any]], processes: Processes) -> list
     padded[: len(text)] = torch.frombuffer(text, dtype=torch.uint8)
     parts = zip(processes.gather(padded).numpy(), sizes, strict=True)
     return [row for part, size in parts for row in json.loads(part[:size].tobytes())]
-
-
-def append_samples(run: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add the samples of one epoch to samples.jsonl, in order."""
-    ordered = sorted(rows, key=lambda row: int(row["sample"]))
-    with open(run / SAMPLE_LOG, "a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in ordered))
-
-
-def plain(value: Any) -> Any:
-    """Return what JSON can hold of `value`: a reward may say anything.
-
-    >>> plain({"caption": ("a", 1), "logit": float("nan"), "where": Path("x")})
-    {'caption': ['a', 1], 'logit': 'nan', 'where': 'x'}
-    """
-    match value:
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return float(value) if isfinite(value) else str(value)
-        case Mapping():
-            return {str(key): plain(part) for key, part in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [plain(part) for part in value]
-        case _ if hasattr(value, "tolist"):
-            return plain(value.tolist())
-        case _:
-            return str(value)

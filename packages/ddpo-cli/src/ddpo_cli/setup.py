@@ -8,7 +8,6 @@ from typing import Any
 
 from ddpo_cli.config import RunConfig
 from ddpo_cli.rewarding import as_reward_function, build_reward
-from ddpo_cli.trackers import check_trackers
 from ddpo_core import (
     Objective,
     Optimizer,
@@ -27,6 +26,7 @@ from ddpo_core import (
     rwr_weights,
     sparse_rwr_weights,
 )
+from ddpo_core.runs.trackers import check_trackers
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,7 @@ from ddpo_cli.artefacts import write_artefact
 from ddpo_cli.config import RunConfig
 from ddpo_cli.config_file import changed_versions, to_toml
 from ddpo_cli.errors import CLIError, process_rank
-from ddpo_cli.evaluating import (
-    evaluate_fixed,
-    is_evaluated,
-    mean,
-    write_comparison,
-    write_grid,
-    write_record,
-)
-from ddpo_cli.files import write_text
-from ddpo_cli.history import keep_until, next_parking, read_metrics
+from ddpo_cli.evaluating import evaluate_fixed, write_grid
 from ddpo_cli.interrupts import handled
 from ddpo_cli.loop import Training, follow_epochs, run_epochs
 from ddpo_cli.model_card import write_model_card
@@ -29,14 +20,28 @@ from ddpo_cli.planning import print_plan
 from ddpo_cli.rescue import Rescue, load_best, rescuing, save
 from ddpo_cli.resolving import differences, nest, read_run_config, resolve, validate
 from ddpo_cli.rewarding import label
-from ddpo_cli.runs import CONFIG, SAMPLES, create_run, find_checkpoint, locked, refuse_used
 from ddpo_cli.setup import Setup
-from ddpo_cli.trackers import Record, tracking
 from ddpo_cli.ui.console import messages, say
 from ddpo_cli.ui.live import View, duration, shown, stopwatch
 from ddpo_cli.ui.progress import loading
 from ddpo_cli.watching import observer
-from ddpo_core import Processes, TrainState, init, load_checkpoint, processes_from_environment, rewind_checkpoints
+from ddpo_core import Processes, TrainState, init, load_checkpoint, processes_from_environment
+from ddpo_core.runs.compare import change_text, mean_score, write_before_after, write_evaluation
+from ddpo_core.runs.folder import (
+    CONFIG,
+    SAMPLES,
+    create_run,
+    evaluated_epoch,
+    find_checkpoint,
+    go_back,
+    go_back_to_checkpoint,
+    locked,
+    refuse_used,
+    write_text,
+)
+from ddpo_core.runs.log import read_metrics
+from ddpo_core.runs.model import ModelRecord, write_model_record
+from ddpo_core.runs.trackers import Record, tracking
 
 FREE_TO_CHANGE = frozenset(
     {
@@ -116,7 +121,7 @@ def _load(config: RunConfig, processes: Processes) -> Setup:
 
 def _prepare(run: Path, config: RunConfig, state: TrainState) -> None:
     """Take a run back to `state`, the epochs after which are computed again."""
-    if is_evaluated(run, epoch=max(state.epoch, config.epochs)):
+    if evaluated_epoch(run) == state.epoch >= config.epochs:
         raise CLIError(
             f"{str(run)!r} is finished: {state.epoch} of {config.epochs} epochs; "
             f"for more: ddpo train --resume {run} --epochs {2 * config.epochs}"
@@ -125,7 +130,9 @@ def _prepare(run: Path, config: RunConfig, state: TrainState) -> None:
         for name, (then, now) in changed_versions(run).items():
             say(f"{name} was {then} when the run was started and is {now} now: numbers may differ a little")
         write_text(run / CONFIG, to_toml(config))
-        keep_until(run, state.epoch)
+        aside = go_back(run, state.epoch)
+        if aside:
+            say(f"What the run holds of later epochs was moved to {aside}")
 
 
 def _follow(setup: Setup, state: TrainState, processes: Processes) -> None:
@@ -142,7 +149,9 @@ def _train(run: Path, setup: Setup, state: TrainState, processes: Processes) -> 
         handled() as interrupts,
         shown(view, messages()),
         rescuing(run, state, setup.policy, interrupts) as rescue,
-        tracking(run, config, epoch=state.epoch) as log,
+        tracking(
+            run, config.tracker, options=config.model_dump(mode="json"), text=to_toml(config), epoch=state.epoch
+        ) as log,
     ):
         training = Training(run, setup, processes, view, interrupts, log, observer(setup))
         outcome = _evaluated(training, rescue)
@@ -156,25 +165,26 @@ def _evaluated(training: Training, rescue: Rescue) -> Outcome:
     before = evaluate_fixed(setup, setup.policy.params, view, count=config.eval_samples)
     with training.interrupts.held_back():
         picture = write_grid(run, 0, before, view, count=config.grid_samples)
-        view.print_line(f"before training: mean reward {mean(before):.4g}, images in {run / SAMPLES}")
+        view.print_line(f"before training: mean reward {mean_score(before):.4g}, images in {run / SAMPLES}")
         if rescue.state.epoch == 0:
-            training.log(Record(0, {"samples_reward_mean": mean(before)}, pictures={"samples": picture}))
+            training.log(Record(0, {"samples_reward_mean": mean_score(before)}, pictures={"samples": picture}))
     halted = run_epochs(training, rescue)
     with training.interrupts.held_back():
         save(run, rescue, keep_last=config.keep_last)
         chosen = load_best(run, rescue, setup) if halted else rescue.state
         if halted and config.on_hack == "rollback":
-            rewind_checkpoints(run, epoch=chosen.epoch, into=next_parking(run))
+            go_back_to_checkpoint(run, chosen.epoch)
         write_artefact(run, config, chosen.params)
     after = evaluate_fixed(setup, chosen.params, view, count=config.eval_samples)
     with training.interrupts.held_back():
         epoch = chosen.epoch
         picture = write_grid(run, epoch, after, view, count=config.grid_samples)
-        training.log(Record(epoch, {"samples_reward_mean": mean(after)}, pictures={"samples": picture}))
-        change = write_comparison(run, before, after, epoch=epoch)
+        training.log(Record(epoch, {"samples_reward_mean": mean_score(after)}, pictures={"samples": picture}))
+        write_before_after(run, before, after, epoch=epoch)
         write_model_card(run, config, before, after, epoch=epoch)
-        write_record(run, before, after, epoch=epoch)
-        return Outcome(change, epoch, halted)
+        write_model_record(run, ModelRecord(epoch))
+        write_evaluation(run, before, after, epoch=epoch)
+        return Outcome(change_text(mean_score(before), mean_score(after)), epoch, halted)
 
 
 def _view(run: Path, config: RunConfig) -> View:

@@ -7,8 +7,6 @@ from statistics import fmean
 from typing import Any, TypeAlias
 
 from ddpo_cli.config import RunConfig
-from ddpo_cli.evaluating import fixed_prompts
-from ddpo_cli.history import read_metrics
 from ddpo_cli.setup import Setup
 from ddpo_core import (
     EpochInfo,
@@ -24,6 +22,8 @@ from ddpo_core import (
     kl_monitor,
     observe,
 )
+from ddpo_core.runs.compare import fixed_prompts
+from ddpo_core.runs.log import read_metrics
 
 Observer: TypeAlias = Callable[[TrainState, EpochInfo], Observation]
 

@@ -1,4 +1,4 @@
-"""Pictures of pictures."""
+"""Pictures of pictures, and the curve of a run."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpo_cli.grids import PAPER, before_after, grid, save_png, to_pil
+from ddpo_core.runs.pictures import PAPER, before_after, grid, line_chart, save_png, ticks, to_pil
 
 
 def plain(colour: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -29,8 +29,9 @@ def test_captions_are_drawn_below_and_long_ones_are_cut():
 
 @pytest.mark.parametrize("count", [1, 2, 5, 16, 17])
 def test_any_number_of_images_of_any_size_fits(count):
-    images = [plain("red", (10 + 30 * i, 300 - 10 * i)) for i in range(count)]
-    assert grid(images, ["x"] * count).width > 0
+    images = [plain("red", (200 + 10 * i, 400 - 10 * i)) for i in range(count)]
+    red = (np.asarray(grid(images, ["x"] * count)) == (255, 0, 0)).all(-1)
+    assert red.sum() == sum(image.width * image.height for image in images)  # none is cut or covered
 
 
 def test_floats_are_rounded_to_bytes_and_clipped():
@@ -47,16 +48,36 @@ def test_before_and_after_show_all_pairs():
     assert (sheet == (255, 0, 0)).all(-1).sum() == (sheet == (0, 0, 255)).all(-1).sum() == 9 * 128 * 128
 
 
-def test_a_picture_that_cannot_be_written_leaves_the_old_one(monkeypatch):
-    save_png(plain("red"), Path("a/b.png"))
-    before = Path("a/b.png").read_bytes()
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "a" / "b.png"
+    save_png(plain("red"), path)
+    before = path.read_bytes()
 
-    class Broken:
+    class Broken(Image.Image):
         def save(self, path, format):
             Path(path).write_bytes(b"half")
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        save_png(Broken(), Path("a/b.png"))
-    assert Path("a/b.png").read_bytes() == before
-    assert [path.name for path in Path("a").iterdir()] == ["b.png"]
+        save_png(Broken(), path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["b.png"]
+
+
+def test_ticks_are_round_numbers_within_the_range():
+    assert ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(640.0, 1600.0) == [800.0, 1000.0, 1200.0, 1400.0, 1600.0]
+
+
+def test_a_rising_curve_rises_in_the_picture():
+    picture = np.asarray(line_chart([64, 128, 192], [-3.0, -2.0, -1.0], band=[0.1] * 3, title="reward", x_label="x"))
+    is_curve = (np.abs(picture.astype(int) - (31, 119, 180)).sum(2)) < 60
+    columns = np.flatnonzero(is_curve.any(0))
+    heights = [np.flatnonzero(is_curve[:, column]).mean() for column in columns]
+    assert heights[0] > heights[len(heights) // 2] > heights[-1]  # rows count downwards
+
+
+@pytest.mark.parametrize("values", [[2.0], [0.0, 0.0], [1e-9, 2e-9], [-1e6, 1e6]])
+def test_any_curve_can_be_drawn(values):
+    drawn = line_chart(range(len(values)), values, band=[0.0] * len(values), title="t", x_label="x")
+    assert drawn.size == (720, 400)
