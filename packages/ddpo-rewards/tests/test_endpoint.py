@@ -3,9 +3,12 @@
 import base64
 import io
 import json
+import signal
 import threading
 import time
+import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -19,6 +22,10 @@ def completion(text):
     return 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
 
 
+def silent_until(release):
+    release.wait(60)
+
+
 def image_in(body):
     url = body["messages"][0]["content"][0]["image_url"]["url"]
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,")))))
@@ -29,18 +36,22 @@ def serve():
     """Start a server whose answer to the n-th request is `answer(n, body, headers) -> (status, text)`."""
     servers = []
 
-    def start(answer):
+    def start(answer, keep_alive=False):
         requests = []
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1" if keep_alive else "HTTP/1.0"
+
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                requests.append((self.path, body, dict(self.headers)))
+                requests.append((self.path, body, dict(self.headers), self.client_address[1]))
                 reply = answer(len(requests) - 1, body, self.headers)
                 if reply is None:
                     return
-                status, text = reply
+                status, text, *more = reply
                 self.send_response(status)
+                for name, value in {"Content-Length": str(len(text.encode())), **dict(*more)}.items():
+                    self.send_header(name, value)
                 if status in (302, 307):
                     self.send_header("Location", text)
                 self.end_headers()
@@ -79,18 +90,63 @@ def test_images_arrive_losslessly_and_answers_keep_their_order(serve):
     images = [plain(value) for value in range(20)]
     answers = captioner(endpoint, concurrency=8)(images, [f"q{i}" for i in range(20)])
     assert answers == [f"{i} q{i}" for i in range(20)]
-    path, body, _ = requests[0]
+    path, body, *_ = requests[0]
     assert path == "/v1/chat/completions"
     assert (body["model"], body["max_tokens"], body["temperature"]) == ("llava", 64, 0.0)
 
 
-def test_the_token_comes_from_the_environment(serve, monkeypatch):
+@pytest.fixture(autouse=True)
+def no_token(monkeypatch):
+    for name in ("DDPO_ENDPOINT_TOKEN", "DDPO_ENDPOINT_HOST", "http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_token_goes_to_the_host_that_the_environment_names_and_to_no_other(serve, monkeypatch):
     endpoint, requests = serve(lambda *_: completion("a cat"))
+    other, seen_by_other = serve(lambda *_: completion("a dog"))
     captioner(endpoint)([plain(0)], ["?"])
     monkeypatch.setenv("DDPO_ENDPOINT_TOKEN", "secret")
+    monkeypatch.setenv("DDPO_ENDPOINT_HOST", urlsplit(endpoint).netloc)
     captioner(endpoint)([plain(0)], ["?"])
+    captioner(other)([plain(0)], ["?"])
     assert "Authorization" not in requests[0][2]
     assert requests[1][2]["Authorization"] == "Bearer secret"
+    assert "Authorization" not in seen_by_other[0][2]
+
+
+def test_a_token_for_no_host_in_particular_is_refused(monkeypatch):
+    monkeypatch.setenv("DDPO_ENDPOINT_TOKEN", "secret")
+    with pytest.raises(RewardError, match="set DDPO_ENDPOINT_HOST=localhost:8000") as caught:
+        captioner("http://localhost:8000/v1")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("token", ["sec ret\n", "secret\n", "sec\tret", "sec\x00ret", "secrét", "secret\r\nX-Other: 1"])
+def test_a_token_that_no_header_can_carry_is_refused_without_being_shown(serve, monkeypatch, token):
+    endpoint, requests = serve(lambda *_: completion("a cat"))
+    if "\x00" not in token:  # which no environment can hold
+        monkeypatch.setenv("DDPO_ENDPOINT_TOKEN", token)
+        monkeypatch.setenv("DDPO_ENDPOINT_HOST", urlsplit(endpoint).netloc)
+        with pytest.raises(RewardError, match="DDPO_ENDPOINT_TOKEN holds") as caught:
+            captioner(endpoint)([plain(0)], ["?"])
+        assert "sec" not in "".join(traceback.format_exception(caught.value)).replace("secrets", "")
+        assert requests == []
+
+
+@pytest.mark.parametrize("reply", [(401, "no such token: secret"), (200, "no such token: secret")])
+def test_a_server_that_repeats_the_token_does_not_get_it_printed(serve, monkeypatch, reply):
+    endpoint, _ = serve(lambda *_: reply)
+    monkeypatch.setenv("DDPO_ENDPOINT_TOKEN", "secret")
+    monkeypatch.setenv("DDPO_ENDPOINT_HOST", urlsplit(endpoint).netloc)
+    with pytest.raises(RewardError, match=r"no such token: \*\*\*") as caught:
+        captioner(endpoint)([plain(0)], ["?"])
+    assert "secret" not in str(caught.value)
+
+
+def test_credentials_in_an_address_are_refused_without_being_shown():
+    with pytest.raises(RewardError, match="credentials") as caught:
+        captioner("http://me:secret@localhost:8000/v1")
+    assert "secret" not in str(caught.value)
 
 
 def test_a_server_that_is_busy_is_asked_again(serve):
@@ -106,7 +162,76 @@ def test_tries_are_bounded(serve):
     assert len(requests) == 3
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 422, 429])
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 529])
+def test_a_server_that_cannot_now_is_asked_again(serve, status):
+    endpoint, requests = serve(lambda n, *_: (status, "later") if n < 2 else completion("a cat"))
+    assert captioner(endpoint)([plain(0)], ["?"]) == ["a cat"]
+    assert len(requests) == 3
+
+
+def test_a_connection_that_breaks_off_is_tried_again(serve):
+    endpoint, requests = serve(lambda n, *_: None if n < 2 else completion("a cat"))
+    assert captioner(endpoint)([plain(0)], ["?"]) == ["a cat"]
+    assert len(requests) == 3
+
+
+def test_a_server_that_says_when_is_asked_again_then(serve):
+    endpoint, _ = serve(lambda n, *_: (429, "later", {"Retry-After": "1"}) if n < 1 else completion("a cat"))
+    start = time.monotonic()
+    assert captioner(endpoint)([plain(0)], ["?"]) == ["a cat"]
+    assert time.monotonic() - start >= 1
+
+
+def test_a_connection_serves_many_requests(serve):
+    endpoint, requests = serve(lambda *_: completion("a cat"), keep_alive=True)
+    captioner(endpoint, concurrency=2)([plain(0)] * 12, ["?"] * 12)
+    assert len(requests) == 12
+    assert len({port for *_, port in requests}) <= 2
+
+
+def test_an_interruption_does_not_wait_for_the_server(serve):
+    # No request is answered; at the first, the main thread gets what Ctrl-C sends it.
+    release = threading.Event()
+
+    def answer(n, body, headers):
+        if int(image_in(body)[0, 0, 0]) == 0:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return silent_until(release)
+
+    endpoint, _ = serve(answer)
+    threads, start = threading.active_count(), time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        captioner(endpoint, timeout=60.0)([plain(0), plain(1)], ["?", "?"])
+    assert time.monotonic() - start < 20
+    release.set()
+    while threading.active_count() > threads + 3 and time.monotonic() - start < 20:  # the server's own threads
+        time.sleep(0.05)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("endpoint")]
+
+
+def test_a_failure_does_not_wait_for_the_other_requests(serve):
+    release = threading.Event()
+    endpoint, _ = serve(
+        lambda n, body, _: (404, "gone") if int(image_in(body)[0, 0, 0]) == 0 else silent_until(release)
+    )
+    start = time.monotonic()
+    with pytest.raises(RewardError, match="answered 404"):
+        captioner(endpoint, timeout=60.0)([plain(0), plain(1)], ["?", "?"])
+    assert time.monotonic() - start < 20
+    release.set()
+
+
+def test_a_proxy_of_the_environment_is_used_and_may_be_bypassed(serve, monkeypatch):
+    proxy, requests = serve(lambda *_: completion("through the proxy"))
+    monkeypatch.setenv("http_proxy", proxy.removesuffix("/v1"))
+    assert captioner("http://elsewhere.invalid:8000/v1")([plain(0)], ["?"]) == ["through the proxy"]
+    assert requests[0][0] == "http://elsewhere.invalid:8000/v1/chat/completions"
+    direct, _ = serve(lambda *_: completion("directly"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert captioner(direct)([plain(0)], ["?"]) == ["directly"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 422])
 def test_a_wrong_request_is_not_repeated(serve, status):
     endpoint, requests = serve(lambda *_: (status, '{"error": "no such model"}'))
     with pytest.raises(RewardError, match=f"answered {status} .*no such model"):
@@ -130,25 +255,25 @@ def test_a_redirect_takes_images_and_token_nowhere(serve):
         ((200, '{"choices": []}'), "want an OpenAI chat completion"),
         ((200, "[]"), "want an OpenAI chat completion"),
         ((200, '{"choices": [{"message": {"content": 3}}]}'), "want a text"),
-        (None, "cannot be asked"),
+        (None, "cannot be asked after 2 tries"),
     ],
 )
 def test_an_answer_that_is_no_completion_is_one_clear_line(serve, reply, complaint):
     endpoint, _ = serve(lambda *_: reply)
     with pytest.raises(RewardError, match=complaint):
-        captioner(endpoint)([plain(0)], ["?"])
+        captioner(endpoint, retries=1)([plain(0)], ["?"])
 
 
 def test_a_server_that_says_nothing_runs_into_the_timeout(serve):
     release = threading.Event()
-    endpoint, _ = serve(lambda *_: release.wait(20) and None)
-    with pytest.raises(RewardError, match="cannot be asked: timed out"):
-        captioner(endpoint, timeout=0.2)([plain(0)], ["?"])
+    endpoint, _ = serve(lambda *_: silent_until(release))
+    with pytest.raises(RewardError, match=r"cannot be asked after 2 tries: .*timed out"):
+        captioner(endpoint, timeout=0.2, retries=1)([plain(0)], ["?"])
     release.set()
 
 
 def test_no_server_is_one_clear_line(serve):
-    with pytest.raises(RewardError, match=r"cannot be asked: .*is the server running"):
+    with pytest.raises(RewardError, match=r"cannot be asked after 4 tries: .*is the server running"):
         captioner("http://127.0.0.1:9/v1")([plain(0)], ["?"])
 
 

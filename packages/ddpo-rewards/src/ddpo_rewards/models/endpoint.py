@@ -4,23 +4,31 @@ import base64
 import io
 import json
 import os
-import time
+import re
+import socket
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from http.client import HTTPException, HTTPMessage
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from queue import SimpleQueue
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import numpy as np
 from jaxtyping import UInt8
 
-from ddpo_rewards.compute import map_in_threads
 from ddpo_rewards.errors import RewardError
 
 TOKEN_VARIABLE = "DDPO_ENDPOINT_TOKEN"
+HOST_VARIABLE = "DDPO_ENDPOINT_HOST"
 _MAX_ANSWER = 1 << 22  # bytes of a response; more is no caption
-_MAX_PAUSE = 8.0  # seconds between two tries
+_MAX_PAUSE = 8.0  # seconds between two tries, where the server does not ask for more
+_MAX_ASKED_PAUSE = 60.0
+_MAX_CONNECT = 10.0  # seconds: until a connection stands, no interruption can end it
+_TRY_AGAIN = (408, 425, 429)  # and 5xx: nothing is wrong with the request, only with the moment
 
 
 def endpoint_captioner(
@@ -35,34 +43,40 @@ def endpoint_captioner(
 ) -> Callable[[Sequence[np.ndarray], Sequence[str]], list[str]]:
     """Ask an OpenAI-compatible server (vLLM, SGLang, ...): images go as lossless PNG data URLs, sampling is greedy.
 
-    The environment variable `DDPO_ENDPOINT_TOKEN`, where set, is sent as a bearer token. A redirect is an error, so
-    that it goes to no other host.
+    The environment variable `DDPO_ENDPOINT_TOKEN` is sent as a bearer token to the host that `DDPO_ENDPOINT_HOST` names
+    (`HOST` or `HOST:PORT`, as in the address) and to no other: no reference or configuration file can send it
+    elsewhere, and a redirect is an error. Proxies are those of the environment, as `urllib` reads them.
 
     Args:
         endpoint: base address with its version, such as `http://localhost:8000/v1`.
         model: the name the server knows the model by.
         max_new_tokens: most tokens of an answer.
         timeout: seconds to wait for the server to send something.
-        retries: further tries after a 5xx status; other failures are final.
-        concurrency: requests under way at once.
-        pause: seconds before the first further try; doubled every time.
+        retries: further tries after a status 408, 425, 429 or 5xx, a time-out, or a connection that fails.
+        concurrency: requests under way at once, each on a connection that is kept.
+        pause: seconds before the first further try; doubled every time. A server's `Retry-After` counts where longer.
 
     Raises:
-        RewardError: an address that is not http(s); and, when called, whatever the server does wrong.
+        RewardError: an address that is not http(s) or has credentials in it; a token that no header can carry, or that
+            is for no host; and, when called, whatever the server does wrong. No error's text holds the token.
     """
     parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if "@" in parts.netloc:
+        raise RewardError(f"the endpoint's address has credentials in it; set {TOKEN_VARIABLE} and {HOST_VARIABLE}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise RewardError(f"endpoint={endpoint!r} is no address; want one like http://localhost:8000/v1")
     if retries < 0 or concurrency < 1 or timeout <= 0:
         raise RewardError(f"want retries >= 0, concurrency >= 1, timeout > 0; got {retries}, {concurrency}, {timeout}")
-    address = f"{endpoint.rstrip('/')}/chat/completions"
-
-    def ask(pair: tuple[np.ndarray, str]) -> str:
-        body = _request_body(*pair, model=model, max_new_tokens=max_new_tokens)
-        return _answer_in(_post(address, body, timeout=timeout, retries=retries, pause=pause), address)
+    address = urlsplit(f"{endpoint.rstrip('/')}/chat/completions")
+    server = _Server(address, _token_for(parts.netloc), timeout, retries, pause)
 
     def caption(images: Sequence[np.ndarray], questions: Sequence[str]) -> list[str]:
-        return map_in_threads(ask, list(zip(images, questions, strict=True)), workers=concurrency)
+        pairs = list(zip(images, questions, strict=True))
+
+        def body_of(index: int) -> bytes:
+            return _request_body(*pairs[index], model=model, max_new_tokens=max_new_tokens)
+
+        return _ask_all(server, len(pairs), body_of, threads=max(1, min(concurrency, len(pairs))))
 
     return caption
 
@@ -90,42 +104,154 @@ def _request_body(image: np.ndarray, question: str, *, model: str, max_new_token
     return json.dumps({"model": model, "messages": messages, "max_tokens": max_new_tokens, "temperature": 0.0}).encode()
 
 
-class _NoRedirect(HTTPRedirectHandler):
-    """A redirect would carry images and the token to a host that nobody named."""
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """Where to ask, as whom, and how patiently."""
 
-    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str) -> None:
+    address: SplitResult
+    token: str | None = field(repr=False)
+    timeout: float
+    retries: int
+    pause: float
+
+    def shown(self, text: str) -> str:
+        """The beginning of a text from there, without the token: a server may send back what it was sent."""
+        without = text.replace(self.token, "***") if self.token else text
+        return " ".join(without.split())[:200]
+
+    def error(self, what: str) -> RewardError:
+        return RewardError(f"{self.address.geturl()} {what}")
+
+
+def _token_for(host: str) -> str | None:
+    token, named = os.environ.get(TOKEN_VARIABLE), os.environ.get(HOST_VARIABLE)
+    if not token:
         return None
+    if not re.fullmatch(r"[\x21-\x7e]+", token):  # http.client would refuse it too, and print it
+        raise RewardError(
+            f"{TOKEN_VARIABLE} holds blanks, line breaks or letters beyond ASCII; set it to the token alone"
+        )
+    if not named:
+        raise RewardError(
+            f"{TOKEN_VARIABLE} is set, but not for which host: set {HOST_VARIABLE}={host} to send it there"
+        )
+    return token if named.lower() == host.lower() else None
 
 
-def _post(address: str, body: bytes, *, timeout: float, retries: int, pause: float) -> bytes:
-    headers = {"Content-Type": "application/json"}
-    if token := os.environ.get(TOKEN_VARIABLE):
-        headers["Authorization"] = f"Bearer {token}"
-    for attempt in range(retries + 1):
+def _ask_all(server: _Server, size: int, body_of: Callable[[int], bytes], *, threads: int) -> list[str]:
+    """Ask about every item; whatever ends this early, Ctrl-C too, ends every request and every pause at once."""
+    connections = [_connection_to(server) for _ in range(threads)]
+    idle: SimpleQueue[HTTPConnection] = SimpleQueue()
+    for connection in connections:
+        idle.put(connection)
+    hung_up = threading.Event()
+
+    def ask(index: int) -> str:
+        connection = idle.get()
         try:
-            with build_opener(_NoRedirect).open(Request(address, body, headers), timeout=timeout) as response:
-                answer: bytes = response.read(_MAX_ANSWER)
-                return answer
-        except HTTPError as error:
-            with error:
-                detail = " ".join(error.read(500).decode("utf-8", "replace").split())
-            if error.code < 500 or attempt == retries:
-                tries = f" after {attempt + 1} tries" if attempt else ""
-                raise RewardError(f"{address} answered {error.code} {error.reason}{tries}: {detail[:200]}") from error
-            time.sleep(min(pause * 2**attempt, _MAX_PAUSE))
-        except (URLError, TimeoutError, HTTPException, OSError) as error:
-            reason = getattr(error, "reason", None) or error or type(error).__name__
-            raise RewardError(f"{address} cannot be asked: {reason}; is the server running there?") from error
+            return _answer_in(_post(server, connection, body_of(index), hung_up), server)
+        finally:
+            idle.put(connection)
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="endpoint")
+    try:
+        futures = [pool.submit(ask, index) for index in range(size)]
+        return [future.result() for future in futures]
+    finally:
+        hung_up.set()
+        for connection in connections:
+            with suppress(OSError, AttributeError):  # no socket, or closed by its thread in this moment
+                connection.sock.shutdown(socket.SHUT_RDWR)
+        pool.shutdown(cancel_futures=True)
+        for connection in connections:
+            connection.close()
+
+
+def _post(server: _Server, connection: HTTPConnection, body: bytes, hung_up: threading.Event) -> bytes:
+    for attempt in range(server.retries + 1):
+        tries = f" after {attempt + 1} tries" if attempt else ""
+        pause = min(server.pause * 2**attempt, _MAX_PAUSE)
+        try:
+            response, content = _exchange(server, connection, body, hung_up)
+        except (OSError, HTTPException) as error:
+            connection.close()
+            reason = server.shown(str(error)) or type(error).__name__
+            failure = server.error(f"cannot be asked{tries}: {reason}; is the server running there?")
+        else:
+            if 200 <= response.status < 300:
+                return content
+            status = f"{response.status} {server.shown(response.reason)}"
+            failure = server.error(f"answered {status}{tries}: {server.shown(content.decode('utf-8', 'replace'))}")
+            if response.status < 500 and response.status not in _TRY_AGAIN:
+                raise failure
+            pause = max(pause, _asked_pause(response))
+        if attempt == server.retries or hung_up.wait(pause):
+            raise failure
     raise AssertionError("the last try returns or raises")
 
 
-def _answer_in(response: bytes, address: str) -> str:
+def _exchange(
+    server: _Server, connection: HTTPConnection, body: bytes, hung_up: threading.Event
+) -> tuple[HTTPResponse, bytes]:
+    if connection.sock is None:
+        connection.connect()
+    connection.sock.settimeout(server.timeout)
+    # Only now: a connection that stands by the time of hanging up is shut down there.
+    if hung_up.is_set():
+        raise ConnectionAbortedError
+    headers = {"Content-Type": "application/json"}
+    if server.token:
+        headers["Authorization"] = f"Bearer {server.token}"
+    target, proxy = server.address.path, _proxy_of(server.address)
+    if proxy is not None and server.address.scheme == "http":
+        target = server.address.geturl()
+        headers |= _proxy_headers(proxy)
+    connection.request("POST", target, body, headers)
+    response = connection.getresponse()
+    content = response.read(_MAX_ANSWER)
+    if not response.isclosed():  # the rest of it would pass for the next answer
+        connection.close()
+    return response, content
+
+
+def _connection_to(server: _Server) -> HTTPConnection:
+    """A connection that is made at its first use, to the server or to the environment's proxy."""
+    kind = HTTPSConnection if server.address.scheme == "https" else HTTPConnection
+    proxy = _proxy_of(server.address)
+    via = proxy or server.address
+    connection = kind(via.hostname or "", via.port, timeout=min(server.timeout, _MAX_CONNECT))
+    if proxy is not None and server.address.scheme == "https":
+        connection.set_tunnel(server.address.hostname or "", server.address.port, headers=_proxy_headers(proxy))
+    return connection
+
+
+def _proxy_of(address: SplitResult) -> SplitResult | None:
+    proxy = getproxies().get(address.scheme)
+    if not proxy or proxy_bypass(address.netloc):
+        return None
+    return urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+
+
+def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    credentials = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(credentials.encode()).decode('ascii')}"}
+
+
+def _asked_pause(response: HTTPResponse) -> float:
+    """What the server asks for in seconds; the other form of the header, a date, is left to the doubling pause."""
+    asked = response.headers.get("Retry-After", "")
+    return min(float(asked), _MAX_ASKED_PAUSE) if asked.isdecimal() else 0.0
+
+
+def _answer_in(response: bytes, server: _Server) -> str:
     try:
         answer: Mapping[str, Any] = json.loads(response)
         text = answer["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError) as error:
-        start = response[:120].decode("utf-8", "replace")
-        raise RewardError(f"{address} answered {start!r}; want an OpenAI chat completion") from error
+    except (ValueError, LookupError, TypeError):
+        start = server.shown(response.decode("utf-8", "replace"))
+        raise server.error(f"answered {start!r}; want an OpenAI chat completion") from None
     if not isinstance(text, str | None):
-        raise RewardError(f"{address} answered with the content {text!r}; want a text")
+        raise server.error(f"answered with the content {server.shown(repr(text))}; want a text")
     return (text or "").strip()
