@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from ddpo_core.runs.pictures import PAPER, before_after, grid, line_chart, save_png, ticks, to_pil
+from PIL import Image
 
 
 def plain(colour: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
