@@ -22,10 +22,9 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+from ddpo_core import latest_checkpoint
 from ddpo_core.runs.folder import EVALUATION, evaluated_epoch
 from ddpo_core.runs.log import read_metrics
-
-from ddpo_core import latest_checkpoint
 
 ALGORITHMS = ("ddpo-is", "ddpo-sf", "rwr", "rwr-sparse")
 CONTROL = "rwr-uniform"

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from ddpo_core.runs.compare import compare, fixed_prompts, load_base, save_base, with_others
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ddpo_core import Evaluation, PromptSet
+from ddpo_core.runs.compare import compare, fixed_prompts, load_base, save_base, with_others
 
 SCORES = st.floats(-1e3, 1e3)
 

@@ -7,6 +7,8 @@ import resource
 from pathlib import Path
 
 import pytest
+
+from ddpo_core import DDPOError
 from ddpo_core.runs.folder import (
     create_run,
     find_checkpoint,
@@ -18,8 +20,6 @@ from ddpo_core.runs.folder import (
     refuse_used,
 )
 from ddpo_core.runs.log import append_metrics, append_samples, read_lines, read_metrics
-
-from ddpo_core import DDPOError
 
 
 @pytest.fixture(autouse=True)

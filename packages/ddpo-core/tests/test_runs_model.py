@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from ddpo_core.runs.model import ModelRecord, best_epoch, find_model, read_model_record, write_model_record
 
 from ddpo_core import DDPOError, Observation
+from ddpo_core.runs.model import ModelRecord, best_epoch, find_model, read_model_record, write_model_record
 
 ERRORS = {"prompt_evidence": 0.03, "familiarity": 0.03}
 

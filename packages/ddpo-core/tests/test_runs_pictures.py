@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ddpo_core.runs.pictures import PAPER, before_after, grid, line_chart, save_png, ticks, to_pil
 from PIL import Image
+
+from ddpo_core.runs.pictures import PAPER, before_after, grid, line_chart, save_png, ticks, to_pil
 
 
 def plain(colour: str, size: tuple[int, int] = (64, 64)) -> Image.Image:

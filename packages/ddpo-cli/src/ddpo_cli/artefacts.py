@@ -3,11 +3,10 @@
 import shutil
 from pathlib import Path
 
-from ddpo_core.runs.folder import LORA, MODEL
-
 from ddpo_cli.config import RunConfig
 from ddpo_core import Params, save_lora, save_pipeline
 from ddpo_core.checkpoint import put_in_place
+from ddpo_core.runs.folder import LORA, MODEL
 
 
 def artefact_path(run: Path, config: RunConfig) -> Path:

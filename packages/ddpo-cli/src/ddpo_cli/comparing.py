@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpo_core.runs.compare import CONFIDENCE, comparison_rows, draw_pairs, fixed_prompts, save_pairs
-from ddpo_core.runs.model import find_model
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ddpo_cli.config import RunConfig
@@ -18,6 +16,8 @@ from ddpo_cli.setup import load_model
 from ddpo_cli.ui.console import Format, emit, messages, say
 from ddpo_cli.ui.progress import loading
 from ddpo_core import PromptSet, adamw, load_checkpoint, prompt_set
+from ddpo_core.runs.compare import CONFIDENCE, comparison_rows, draw_pairs, fixed_prompts, save_pairs
+from ddpo_core.runs.model import find_model
 from ddpo_rewards import Reward
 
 COLUMNS = (

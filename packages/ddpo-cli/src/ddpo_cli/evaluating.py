@@ -3,13 +3,12 @@
 from pathlib import Path
 from statistics import fmean
 
-from ddpo_core.runs.compare import captions, fixed_prompts
-from ddpo_core.runs.folder import sample_path
-from ddpo_core.runs.pictures import grid, save_png, to_pil
-
 from ddpo_cli.setup import Setup
 from ddpo_cli.ui.live import View
 from ddpo_core import Evaluation, Params, PromptSet, evaluate
+from ddpo_core.runs.compare import captions, fixed_prompts
+from ddpo_core.runs.folder import sample_path
+from ddpo_core.runs.pictures import grid, save_png, to_pil
 
 
 def evaluate_fixed(setup: Setup, params: Params, view: View, *, count: int) -> Evaluation:

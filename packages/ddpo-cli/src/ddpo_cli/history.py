@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
-from ddpo_core.runs.log import read_metrics
-
 from ddpo_core.checkpoint import list_checkpoints
 from ddpo_core.gaming.monitors import EVIDENCE, FAMILIARITY
 from ddpo_core.gaming.rule import noise
+from ddpo_core.runs.log import read_metrics
 
 
 def best_epoch(run: Path) -> int | None:

@@ -6,10 +6,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpo_core.runs.compare import mean_score
-from ddpo_core.runs.log import append_metrics, append_samples
-from ddpo_core.runs.trackers import Log, Record, scalars
-
 from ddpo_cli.evaluating import evaluate_fixed, held_out_means, write_grid
 from ddpo_cli.history import is_improving
 from ddpo_cli.interrupts import Interrupts
@@ -27,6 +23,9 @@ from ddpo_core import (
     fit,
     remember,
 )
+from ddpo_core.runs.compare import mean_score
+from ddpo_core.runs.log import append_metrics, append_samples
+from ddpo_core.runs.trackers import Log, Record, scalars
 from ddpo_core.types import Progress
 
 

@@ -6,14 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ddpo_cli.artefacts import artefact_path
+from ddpo_cli.config import BUILTIN_MODEL, RunConfig
+from ddpo_core import Evaluation
 from ddpo_core.runs.compare import CONFIDENCE, compare
 from ddpo_core.runs.folder import BEFORE_AFTER, SAMPLES, write_text
 from ddpo_core.runs.log import read_metrics
 from ddpo_core.runs.pictures import line_chart, save_png
-
-from ddpo_cli.artefacts import artefact_path
-from ddpo_cli.config import BUILTIN_MODEL, RunConfig
-from ddpo_core import Evaluation
 
 CARD, CURVE = "README.md", "reward.png"
 HERE = "path/to/this/folder"

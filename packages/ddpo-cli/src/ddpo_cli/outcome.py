@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from ddpo_core.runs.folder import BEFORE_AFTER, SAMPLES
-
 from ddpo_cli.artefacts import artefact_path
 from ddpo_cli.config import RunConfig
 from ddpo_cli.history import best_epoch
 from ddpo_cli.ui.console import say
 from ddpo_core import Verdict
 from ddpo_core.checkpoint import checkpoint_path, latest_checkpoint
+from ddpo_core.runs.folder import BEFORE_AFTER, SAMPLES
 
 
 class Outcome(NamedTuple):

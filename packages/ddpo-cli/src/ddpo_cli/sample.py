@@ -88,10 +88,9 @@ def sample(
         raise CLIError(f"--separate {str(separate)!r} is not empty; choose a new folder")
     if prompt and prompts:
         raise CLIError("got --prompt and --prompts; give the one or the other")
+    from ddpo_core import prompt_set
     from ddpo_core.runs.compare import fixed_prompts
     from ddpo_core.runs.pictures import grid, save_png
-
-    from ddpo_core import prompt_set
 
     flags = {"prompts": prompts, "num_steps": num_steps, "guidance_scale": guidance_scale, "device": device}
     checkpoint, config = _source(model, flags)
@@ -116,10 +115,9 @@ def sample(
 
 def _source(model: str, flags: Mapping[str, Any]) -> "tuple[Path | None, RunConfig]":
     """Return the checkpoint that `model` means, if any, and the configuration to sample with."""
+    from ddpo_cli.resolving import nest, read_run_config, resolve, validate
     from ddpo_core.runs.folder import CHECKPOINTS, is_run
     from ddpo_core.runs.model import find_model
-
-    from ddpo_cli.resolving import nest, read_run_config, resolve, validate
 
     path = Path(model)
     if is_run(path) or path.resolve().parent.name == CHECKPOINTS:
@@ -144,9 +142,9 @@ def _sample(
 ) -> "Iterator[list[Image]]":
     """Draw the images batch by batch."""
     import torch
-    from ddpo_core.runs.pictures import to_pil
 
     from ddpo_core import sample_trajectories
+    from ddpo_core.runs.pictures import to_pil
 
     for start in range(0, len(prompts), config.fit.sample_batch_size):
         part = slice(start, start + config.fit.sample_batch_size)
@@ -159,7 +157,6 @@ def _sample(
 def _write_separately(folder: Path, images: "Sequence[Image]", prompts: Sequence[str], seeds: Sequence[int]) -> None:
     from ddpo_core.runs.folder import write_text
     from ddpo_core.runs.pictures import save_png
-
     from ddpo_rewards.folders import METADATA_FILES
 
     rows = []

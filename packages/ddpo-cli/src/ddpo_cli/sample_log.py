@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ddpo_core.runs.log import plain
 
 from ddpo_core import EpochInfo, Processes
+from ddpo_core.runs.log import plain
 
 
 def sample_rows(info: EpochInfo) -> list[dict[str, Any]]:

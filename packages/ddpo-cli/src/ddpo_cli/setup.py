@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ddpo_core.runs.trackers import check_trackers
-
 from ddpo_cli.config import RunConfig
 from ddpo_cli.rewarding import as_reward_function, build_reward
 from ddpo_core import (
@@ -28,6 +26,7 @@ from ddpo_core import (
     rwr_weights,
     sparse_rwr_weights,
 )
+from ddpo_core.runs.trackers import check_trackers
 
 
 @dataclass(frozen=True)

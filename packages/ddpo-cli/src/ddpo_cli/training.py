@@ -5,22 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from ddpo_core.runs.compare import change_text, mean_score, write_before_after, write_evaluation
-from ddpo_core.runs.folder import (
-    CONFIG,
-    SAMPLES,
-    create_run,
-    evaluated_epoch,
-    find_checkpoint,
-    go_back,
-    go_back_to_checkpoint,
-    locked,
-    refuse_used,
-    write_text,
-)
-from ddpo_core.runs.log import read_metrics
-from ddpo_core.runs.model import ModelRecord, write_model_record
-from ddpo_core.runs.trackers import Record, tracking
 
 from ddpo_cli import setup as setups
 from ddpo_cli.artefacts import write_artefact
@@ -42,6 +26,22 @@ from ddpo_cli.ui.live import View, duration, shown, stopwatch
 from ddpo_cli.ui.progress import loading
 from ddpo_cli.watching import observer
 from ddpo_core import Processes, TrainState, init, load_checkpoint, processes_from_environment
+from ddpo_core.runs.compare import change_text, mean_score, write_before_after, write_evaluation
+from ddpo_core.runs.folder import (
+    CONFIG,
+    SAMPLES,
+    create_run,
+    evaluated_epoch,
+    find_checkpoint,
+    go_back,
+    go_back_to_checkpoint,
+    locked,
+    refuse_used,
+    write_text,
+)
+from ddpo_core.runs.log import read_metrics
+from ddpo_core.runs.model import ModelRecord, write_model_record
+from ddpo_core.runs.trackers import Record, tracking
 
 FREE_TO_CHANGE = frozenset(
     {

@@ -6,9 +6,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
 
-from ddpo_core.runs.compare import fixed_prompts
-from ddpo_core.runs.log import read_metrics
-
 from ddpo_cli.config import RunConfig
 from ddpo_cli.setup import Setup
 from ddpo_core import (
@@ -25,6 +22,8 @@ from ddpo_core import (
     kl_monitor,
     observe,
 )
+from ddpo_core.runs.compare import fixed_prompts
+from ddpo_core.runs.log import read_metrics
 
 Observer: TypeAlias = Callable[[TrainState, EpochInfo], Observation]
 
