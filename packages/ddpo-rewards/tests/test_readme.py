@@ -16,7 +16,7 @@ def test_the_examples_run(tmp_path, monkeypatch):
     names = {}
     for block in blocks:
         exec(block, names)
-    assert len(blocks) == 7
+    assert len(blocks) == 9
 
 
 def test_a_function_from_the_readme_is_a_reward(tmp_path, monkeypatch):
