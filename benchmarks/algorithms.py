@@ -26,7 +26,7 @@ from ddpo_core import latest_checkpoint
 from ddpo_core.runs.folder import EVALUATION, evaluated_epoch
 from ddpo_core.runs.log import read_metrics
 
-ALGORITHMS = ("ddpo-is", "ddpo-sf", "rwr", "rwr-sparse")
+ALGORITHMS = ("ddpo-is", "ddpo-sf", "rwr", "sparse-rwr")
 CONTROL = "rwr-uniform"
 REWARDS = ("jpeg_compressibility", "jpeg_incompressibility")
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "algorithms.png"
@@ -52,7 +52,7 @@ def main() -> None:
     options = _parse()
     options.results.mkdir(parents=True, exist_ok=True)
     (options.results / "settings.toml").write_text(SETTINGS, encoding="utf-8")
-    control = f'{SETTINGS}algorithm = "rwr"\nrwr_inverse_temperature = 0.0\n'
+    control = f'{SETTINGS}[objective]\nname = "rwr"\ninverse_temperature = 0.0\n'
     (options.results / f"{CONTROL}.toml").write_text(control, encoding="utf-8")
     # By seed: where it is stopped half-way, what is there can be compared.
     parts = product(range(options.seeds), options.rewards, options.algorithms)

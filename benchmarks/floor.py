@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from ddpo_core import FitConfig, Policy, adamw, ddpo_is_loss, init, policy_gradient, sample_trajectories
+from ddpo_core import FitConfig, Policy, adamw, ddpo_is, init, sample_trajectories
 from ddpo_core.diffusion.loading import load_pipeline
 from ddpo_core.diffusion.stable_diffusion import stable_diffusion_policy
 from ddpo_core.sampling import stochastic_steps
@@ -64,7 +64,7 @@ def _training(unet: torch.nn.Module, policy: Policy, options: argparse.Namespace
     sampled = sample_trajectories(policy, policy.params, prompts, num_steps=options.num_steps, seeds=seeds)
     steps = stochastic_steps(sampled.timesteps)
     weights = torch.ones(options.batch_size)
-    objective = policy_gradient(ddpo_is_loss)
+    objective = ddpo_is()
     updates = tuple(choose_updates(objective, policy, sampled, weights, seed=0, epoch=0, config=config))
     leaves = [leaf for name, leaf in unet.named_parameters() if ".lora_" in name]
     latents, embeddings = sampled.latents[:, 0].contiguous(), policy.encode(prompts)
@@ -87,7 +87,7 @@ def _training(unet: torch.nn.Module, policy: Policy, options: argparse.Namespace
             updates,
             policy=policy,
             optimizer=optimizer,
-            loss_fn=objective,
+            objective=objective,
             config=config,
         )
 

@@ -20,8 +20,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ddpo_core import FitConfig, adamw, ddpo_is_loss, init, sample_trajectories, train_step
-from ddpo_core.batches import Pairs
+from ddpo_core import Pairs, adamw, ddpo_is, init, sample_trajectories, train_step
 from ddpo_core.diffusion.loading import choose_device, choose_dtype
 from ddpo_core.diffusion.stable_diffusion import stable_diffusion_policy
 
@@ -56,7 +55,6 @@ def _measure(options: argparse.Namespace, device: str, dtype: torch.dtype, check
     optimizer = adamw(3e-4)
     state = init(policy, optimizer, seed=0)
     prompts, seeds = ["a cat"] * options.batch_size, range(options.batch_size)
-    config = FitConfig(num_steps=options.num_steps, micro_batch_size=options.batch_size)
     sampled, seconds_sampling = _timed(
         lambda: sample_trajectories(policy, state.params, prompts, num_steps=options.num_steps, seeds=seeds), place
     )
@@ -70,8 +68,9 @@ def _measure(options: argparse.Namespace, device: str, dtype: torch.dtype, check
             pairs,
             policy=policy,
             optimizer=optimizer,
-            loss_fn=ddpo_is_loss,
-            config=config,
+            objective=ddpo_is(),
+            micro_batch_size=options.batch_size,
+            max_grad_norm=1.0,
         ),
         place,
     )

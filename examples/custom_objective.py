@@ -1,12 +1,12 @@
 """Bring your own objective: a loss of log-probabilities, and a rule for what to imitate, beside the built-in ones."""
 
-from functools import partial
+from collections.abc import Sequence
 from itertools import islice
 
 import torch
 from torch import Tensor
 
-from ddpo_core import FitConfig, adamw, ddpo_is_loss, fit, init, rwr, toy
+from ddpo_core import FitConfig, adamw, ddpo_is, fit, init, policy_gradient, regression, toy
 
 
 def penalised_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -19,16 +19,16 @@ def penalised_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor)
     return (penalty - advantages * ratio).mean(), {"penalty": penalty.detach().mean()}
 
 
-def best_half(rewards: Tensor) -> Tensor:
+def best_half(prompts: Sequence[str], rewards: Tensor) -> Tensor:
     """Imitate the better half of an epoch and nothing else; weights average 1."""
     kept = (rewards >= rewards.median()).float()
     return kept * len(kept) / kept.sum()
 
 
 OBJECTIVES = {
-    "clipped (DDPO-IS)": partial(ddpo_is_loss, clip_range=0.1),
-    "penalised": penalised_loss,
-    "best half": rwr(best_half),
+    "clipped (DDPO-IS)": ddpo_is(clip_range=0.1),
+    "penalised": policy_gradient(penalised_loss),
+    "best half": regression(best_half),
 }
 
 policy, optimizer = toy.policy(), adamw(3e-3)
@@ -42,7 +42,7 @@ for name, objective in OBJECTIVES.items():
         optimizer=optimizer,
         reward_fn=toy.reward,
         prompts=["left", "right"],
-        loss_fn=objective,
+        objective=objective,
         config=config,
     )
     *_, (_, last) = islice(epochs, 30)

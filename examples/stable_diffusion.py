@@ -14,12 +14,13 @@ from itertools import islice
 from ddpo_core import (
     FitConfig,
     adamw,
-    ddpo_is_loss,
+    ddpo_is,
     evaluate,
     fit,
     image_grid,
     init,
     load_policy,
+    per_prompt,
     prompt_set,
     save_lora,
 )
@@ -34,8 +35,6 @@ config = FitConfig(
     num_steps=8,  # 50
     samples_per_epoch=32,  # 256
     updates_per_epoch=2,  # 4
-    stats_buffer_size=16,
-    stats_min_count=16,
 )
 
 state = init(policy, optimizer, seed=0)
@@ -49,7 +48,7 @@ epochs = fit(
     optimizer=optimizer,
     reward_fn=reward,
     prompts=prompts,
-    loss_fn=partial(ddpo_is_loss, clip_range=1e-4),
+    objective=ddpo_is(clip_range=1e-4, advantages=per_prompt(buffer_size=16)),
     config=config,
 )
 for state, info in islice(epochs, 4):  # 60

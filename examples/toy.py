@@ -1,9 +1,8 @@
 """Train the toy policy in seconds: points drawn around (-1, 0) and (1, 0) learn to go to (0, 1)."""
 
-from functools import partial
 from itertools import islice
 
-from ddpo_core import FitConfig, adamw, ddpo_is_loss, fit, init, toy
+from ddpo_core import FitConfig, adamw, ddpo_is, fit, init, toy
 
 policy, optimizer = toy.policy(), adamw(3e-3)
 config = FitConfig(num_steps=10, samples_per_epoch=128, sample_batch_size=128, micro_batch_size=512)
@@ -14,7 +13,7 @@ epochs = fit(
     optimizer=optimizer,
     reward_fn=toy.reward,
     prompts=["left", "right"],
-    loss_fn=partial(ddpo_is_loss, clip_range=0.1),
+    objective=ddpo_is(clip_range=0.1),
     config=config,
 )
 for _, info in islice(epochs, 40):

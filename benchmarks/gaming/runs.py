@@ -93,7 +93,7 @@ def _train(run: Run, options: argparse.Namespace) -> None:
         optimizer=setup.optimizer,
         reward_fn=setup.reward_fn,
         prompts=setup.prompts,
-        loss_fn=setup.objective,
+        objective=setup.objective,
         config=setup.config.fit,
     )
     for after, info in islice(epochs, options.epochs - state.epoch):
@@ -107,7 +107,7 @@ def _load(run: Run, folder: Path) -> "Setup":
     reward = run.reward if run.reward.startswith("jpeg") else f"rewards:{run.reward}"
     flags = {"reward": [reward], "learning_rate": run.learning_rate, "seed": run.seed, "device": "cpu"}
     settings = folder / "settings.toml"
-    settings.write_text('learning_rate_half_life = 1e9\n[fit]\nadvantage_baseline = "epoch"\n', encoding="utf-8")
+    settings.write_text('learning_rate_half_life = 1e9\n[objective]\nbaseline = "epoch"\n', encoding="utf-8")
     return load(resolve(settings, flags))
 
 

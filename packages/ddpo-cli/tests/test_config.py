@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpo_cli.config import FOR_MODEL, RunConfig
+from ddpo_cli.config import FOR_MODEL, OBJECTIVES, RunConfig
 from ddpo_cli.config_file import to_toml
 from ddpo_cli.errors import CLIError
 from ddpo_cli.resolving import differences, read_run_config, resolve, validate
-from ddpo_core import FitConfig
+from ddpo_cli.setup import objective
+from ddpo_core import FitConfig, toy
 
 
 def write(text: str) -> Path:
@@ -38,16 +39,33 @@ def test_an_algorithm_and_a_whole_unet_bring_their_own_defaults_over_a_preset_an
     told = resolve(write('trainable = "unet"\nlearning_rate = 2e-5\n'), {}, preset="compressibility")
     assert (told.fit.updates_per_epoch, told.learning_rate) == (4, 2e-5)
     assert resolve(write('trainable = "unet"\n'), {"learning_rate": 3e-6}).learning_rate == 3e-6
-    kept = resolve(write("[fit]\nsamples_per_prompt = 2\n"), {"algorithm": "rwr-sparse"}, preset="compressibility")
+    kept = resolve(write("[fit]\nsamples_per_prompt = 2\n"), {"algorithm": "sparse-rwr"}, preset="compressibility")
     assert (kept.fit.samples_per_prompt, kept.fit.passes_per_epoch) == (2, 50)
 
 
 def test_an_algorithm_has_settings_of_its_own_on_the_embedded_model():
     ours, others = (resolve(None, {"algorithm": "rwr", "model": model}) for model in ("builtin:emoji", "someone/model"))
-    assert (ours.learning_rate, ours.rwr_inverse_temperature, ours.fit.passes_per_epoch) == (5e-4, 4.0, 1)
-    assert (others.learning_rate, others.rwr_inverse_temperature, others.fit.passes_per_epoch) == (3e-4, 0.2, 5)
+    assert (ours.learning_rate, ours.objective.inverse_temperature, ours.fit.passes_per_epoch) == (5e-4, 4.0, 1)
+    assert (others.learning_rate, others.objective.inverse_temperature, others.fit.passes_per_epoch) == (3e-4, 0.2, 5)
     assert ours.fit.num_steps == 5
     assert resolve(None, {"algorithm": "rwr", "learning_rate": 1e-3}).learning_rate == 1e-3
+
+
+def test_another_algorithm_keeps_the_options_it_shares_and_another_baseline_drops_what_it_does_not_have():
+    default = resolve(None, {}).objective
+    assert (default.name, default.baseline, default.buffer_size, default.clip_range) == ("ddpo-is", "run", 128, 2e-3)
+    other = resolve(None, {"algorithm": "ddpo-sf"}).objective
+    assert (other.name, other.baseline, other.buffer_size) == ("ddpo-sf", "run", 128)
+    told = resolve(write('[objective]\nbaseline = "epoch"\n'), {}).objective
+    assert (told.baseline, told.buffer_size, told.clip_range) == ("epoch", None, 2e-3)
+    assert resolve(None, {"algorithm": "rwr", "timestep_fraction": 0.5}).objective.timestep_fraction == 0.5
+
+
+@pytest.mark.parametrize("algorithm", OBJECTIVES)
+@pytest.mark.parametrize("model", ["builtin:emoji", "someone/model"])
+def test_every_objective_can_be_made_of_its_defaults(algorithm, model):
+    config = resolve(None, {"algorithm": algorithm, "model": model})
+    objective(config.objective).check(toy.policy(), config.fit)
 
 
 def test_what_is_written_is_read_back_as_it_was():
@@ -68,6 +86,21 @@ def test_the_versions_that_ran_are_written_down():
         ("[fit]\nnum_stesp = 1", "c.toml: 'num_stesp' is not an option; did you mean 'num_steps'?"),
         ("num_steps = 1", "c.toml: 'num_steps' stands outside its table; write it under [fit]"),
         ("fit = 3", "c.toml: fit=3: want a table, [fit]"),
+        ("objective = 3", "c.toml: objective=3: want a table, [objective]"),
+        ("clip_range = 1", "c.toml: 'clip_range' stands outside its table; write it under [objective]"),
+        ('algorithm = "rwr"', "c.toml: 'algorithm' is the flag for the name of the objective"),
+        ('[objective]\nname = "ppo"', "c.toml: objective.name='ppo': want one of ddpo-is, ddpo-sf, rwr, sparse-rwr"),
+        (
+            '[objective]\nname = "rwr"\nclip_range = 1e-3',
+            "c.toml: 'clip_range' is an option of ddpo-is, and the objective is 'rwr'; leave it out",
+        ),
+        ("[objective]\nclip_rang = 1", "c.toml: 'clip_rang' is not an option; did you mean 'clip_range'?"),
+        (
+            '[objective]\nbaseline = "epoch"\nbuffer_size = 8',
+            "c.toml: buffer_size=8 does nothing with baseline='epoch'",
+        ),
+        ('[objective]\nbaseline = "group"', "c.toml: baseline='group' compares the samples of a prompt"),
+        ("[objective]\nkl_weight = -1", "c.toml: kl_weight=-1: input should be greater than or equal to 0"),
         ("epochs = ", "'c.toml' is no valid TOML"),
         ("epochs = 0", "c.toml: epochs=0: input should be greater than 0"),
     ],
@@ -85,7 +118,9 @@ def test_a_missing_file_and_a_folder_are_told_apart():
         resolve(Path(), {})
 
 
-KEYS = st.sampled_from([*RunConfig.model_fields, *FitConfig.model_fields])
+KEYS = st.sampled_from(
+    [*RunConfig.model_fields, *FitConfig.model_fields, *OBJECTIVES["ddpo-is"].model_fields, "algorithm"]
+)
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers()) | st.just({})
 
 

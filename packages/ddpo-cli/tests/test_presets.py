@@ -36,7 +36,9 @@ def test_every_preset_is_a_valid_configuration_with_a_reward_and_prompts_that_ex
 def test_the_hyperparameters_are_those_of_the_reference(task):
     config = resolve(None, {}, preset=task)
     fit = config.fit
-    assert (fit.samples_per_epoch, fit.updates_per_epoch, fit.stats_buffer_size, config.epochs) == REFERENCE[task]
+    assert (fit.samples_per_epoch, fit.updates_per_epoch, config.objective.buffer_size, config.epochs) == REFERENCE[
+        task
+    ]
     assert (config.model, config.guidance_scale, config.learning_rate) == ("CompVis/stable-diffusion-v1-4", 5.0, 3e-4)
 
 

@@ -79,7 +79,7 @@ def test_a_dry_run_prints_the_configuration_and_writes_nothing(ddpo, quick):
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("algorithm", ["ddpo-sf", "rwr", "rwr-sparse"])
+@pytest.mark.parametrize("algorithm", ["ddpo-sf", "rwr", "sparse-rwr"])
 def test_every_algorithm_of_the_paper_trains(ddpo, quick, algorithm):
     Path("more.toml").write_text(Path("quick.toml").read_text() + "passes_per_epoch = 1\nsamples_per_prompt = 2\n")
     arguments = ["more.toml" if argument == "quick.toml" else argument for argument in quick]

@@ -17,18 +17,19 @@ import torch
 from ddpo_core import (
     FitConfig,
     adamw,
-    ddpo_is_loss,
+    ddpo_is,
     fit,
     init,
     latest_checkpoint,
     load_checkpoint,
+    per_prompt,
     prune_checkpoints,
     save_checkpoint,
     toy,
 )
 
 EPOCHS, KILLED_IN = 4, 3
-CONFIG = FitConfig(num_steps=3, samples_per_epoch=8, updates_per_epoch=2, sample_batch_size=4, stats_min_count=4)
+CONFIG = FitConfig(num_steps=3, samples_per_epoch=8, updates_per_epoch=2, sample_batch_size=4)
 
 
 def train(run, happens=lambda phase, epoch: None):
@@ -42,7 +43,7 @@ def train(run, happens=lambda phase, epoch: None):
         optimizer=optimizer,
         reward_fn=toy.reward,
         prompts=["left", "right"],
-        loss_fn=ddpo_is_loss,
+        objective=ddpo_is(advantages=per_prompt(min_count=4)),
         config=CONFIG,
         progress=lambda phase, done, total: happens(phase, epoch + 1),
     )
@@ -88,8 +89,8 @@ def is_same(first, second):
     """Whether two states are equal bit for bit."""
     pairs = ((first.params, second.params), (first.opt_state, second.opt_state))
     tensors = all(torch.equal(ours[name], theirs[name]) for ours, theirs in pairs for name in ours)
-    return tensors and (first.prompt_stats, first.epoch, first.queries) == (
-        second.prompt_stats,
+    return tensors and (first.objective_state, first.epoch, first.queries) == (
+        second.objective_state,
         second.epoch,
         second.queries,
     )

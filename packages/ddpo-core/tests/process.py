@@ -17,20 +17,26 @@ from ddpo_core import (
     DDPOError,
     FitConfig,
     adamw,
-    ddpo_is_loss,
+    ddpo_is,
     fit,
     init,
     latest_checkpoint,
     load_checkpoint,
     load_policy,
+    per_prompt,
     processes_from_environment,
-    rwr_per_prompt,
+    regression,
+    rwr_weights,
     save_checkpoint,
     toy,
+    within_prompts,
 )
 
-CONFIG = FitConfig(num_steps=4, samples_per_epoch=16, updates_per_epoch=2, sample_batch_size=4, stats_min_count=4)
-OBJECTIVES = {"policy gradient": ddpo_is_loss, "regression": rwr_per_prompt()}
+CONFIG = FitConfig(num_steps=4, samples_per_epoch=16, updates_per_epoch=2, sample_batch_size=4)
+OBJECTIVES = {
+    "policy gradient": ddpo_is(advantages=per_prompt(min_count=4)),
+    "regression": regression(lambda prompts, rewards: within_prompts(rwr_weights, rewards, prompts)),
+}
 
 
 def load(model=None):
@@ -61,7 +67,7 @@ def run(job, processes):
         optimizer=optimizer,
         reward_fn=reward,
         prompts=["left", "right"],
-        loss_fn=OBJECTIVES[job["objective"]],
+        objective=OBJECTIVES[job["objective"]],
         config=CONFIG,
         processes=processes,
     )

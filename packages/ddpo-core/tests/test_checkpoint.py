@@ -47,7 +47,7 @@ def _assert_equal(first, second):
     for ours, theirs in ((first.params, second.params), (first.opt_state, second.opt_state)):
         assert list(ours) == list(theirs)
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert first.prompt_stats == second.prompt_stats
+    assert first.objective_state == second.objective_state
     assert (first.seed, first.epoch, first.queries) == (second.seed, second.epoch, second.queries)
 
 

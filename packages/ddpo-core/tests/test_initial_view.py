@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 import torch
 
-from ddpo_core import DDPOError, FitConfig, adamw, ddpo_is_loss, fit, init, observe, sample_trajectories, toy
+from ddpo_core import DDPOError, FitConfig, adamw, ddpo_is, fit, init, observe, sample_trajectories, toy
 from ddpo_core.gaming.measures import initial_kl, initial_view
 from ddpo_core.gaming.monitors import initial_view_monitor
 from ddpo_core.randomness import gaussian_noise
@@ -70,7 +70,7 @@ def epochs(reward, prompts=("left", "right")):
         optimizer=optimizer,
         reward_fn=reward,
         prompts=prompts,
-        loss_fn=ddpo_is_loss,
+        objective=ddpo_is(),
         config=FitConfig(num_steps=4, samples_per_epoch=16, updates_per_epoch=1, sample_batch_size=16),
     )
 

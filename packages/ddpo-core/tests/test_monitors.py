@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 import torch
 
-from ddpo_core import DDPOError, FitConfig, adamw, ddpo_is_loss, fit, init, load_checkpoint, save_checkpoint, toy
+from ddpo_core import DDPOError, FitConfig, adamw, ddpo_is, fit, init, load_checkpoint, save_checkpoint, toy
 from ddpo_core.gaming.measures import image_statistics
 from ddpo_core.gaming.monitors import diversity_monitor, every, held_out_monitor, image_monitor, kl_monitor, watch
 from ddpo_core.gaming.rule import Observation, Thresholds, Verdict, assess
@@ -29,7 +29,7 @@ def train(state, reward_fn=toy.reward, policy=POLICY):
         optimizer=OPTIMIZER,
         reward_fn=reward_fn,
         prompts=["left", "right"],
-        loss_fn=partial(ddpo_is_loss, clip_range=0.1),
+        objective=ddpo_is(clip_range=0.1),
         config=CONFIG,
     )
 

@@ -10,12 +10,13 @@ from ddpo_core import (
     DDPOError,
     FitConfig,
     adamw,
-    ddpo_is_loss,
+    ddpo_is,
     fit,
     init,
     load_checkpoint,
     load_full_policy,
     load_policy,
+    per_prompt,
     replay_log_probs,
     rwr,
     sample_trajectories,
@@ -122,28 +123,31 @@ def _brightness(images, prompts, metadata):
     return images.mean((1, 2, 3)), {}
 
 
-def _train(policy, epochs, state=None, loss_fn=ddpo_is_loss):
+DEFAULT = ddpo_is(advantages=per_prompt(min_count=4))
+
+
+def _train(policy, epochs, state=None, objective=DEFAULT):
     optimizer = adamw(1e-3)
-    config = FitConfig(num_steps=3, samples_per_epoch=8, updates_per_epoch=2, stats_min_count=4)
+    config = FitConfig(num_steps=3, samples_per_epoch=8, updates_per_epoch=2)
     states = fit(
         init(policy, optimizer, seed=0) if state is None else state,
         policy=policy,
         optimizer=optimizer,
         reward_fn=_brightness,
         prompts=PROMPTS,
-        loss_fn=loss_fn,
+        objective=objective,
         config=config,
     )
     return [state for state, _ in islice(states, epochs)][-1]
 
 
-@pytest.mark.parametrize("loss_fn", [ddpo_is_loss, rwr()], ids=["policy gradient", "regression"])
-def test_training_all_weights_resumes_bit_for_bit_and_leaves_the_model_alone(make_pipeline, tmp_path, loss_fn):
+@pytest.mark.parametrize("objective", [DEFAULT, rwr()], ids=["policy gradient", "regression"])
+def test_training_all_weights_resumes_bit_for_bit_and_leaves_the_model_alone(make_pipeline, tmp_path, objective):
     policy = _policy(full_stable_diffusion_policy, make_pipeline())
     before = {name: leaf.clone() for name, leaf in policy.params.items()}
-    whole, half = _train(policy, 2, loss_fn=loss_fn), _train(policy, 1, loss_fn=loss_fn)
+    whole, half = _train(policy, 2, objective=objective), _train(policy, 1, objective=objective)
     resumed = load_checkpoint(save_checkpoint(tmp_path, half, policy), policy, adamw(1e-3))
-    again = _train(policy, 1, resumed, loss_fn=loss_fn)
+    again = _train(policy, 1, resumed, objective=objective)
     assert all(torch.equal(again.params[name], leaf) for name, leaf in whole.params.items())
     assert all(torch.equal(policy.params[name], leaf) for name, leaf in before.items())
     assert any(not torch.equal(whole.params[name], leaf) for name, leaf in before.items())

@@ -1,6 +1,5 @@
 """Objectives: policy gradients are those of the expected reward, and regression imitates the better samples."""
 
-from functools import partial
 from itertools import islice
 
 import pytest
@@ -9,27 +8,31 @@ import torch
 from ddpo_core import (
     DDPOError,
     FitConfig,
+    Minibatch,
     adamw,
+    ddpo_is,
     ddpo_is_loss,
+    ddpo_sf,
     ddpo_sf_loss,
     fit,
     init,
+    per_epoch,
     policy_gradient,
+    regression,
     replay_log_probs,
     rwr,
-    rwr_per_prompt,
     rwr_weights,
     sample_trajectories,
-    sparse_rwr_weights,
+    sparse_rwr,
     toy,
     train_step,
+    within_prompts,
 )
-from ddpo_core.objectives import Share
 from ddpo_core.randomness import gaussian_noise
 from ddpo_core.types import Policy, Timesteps, Transition
 
 SHRINK, STD, STEPS = 0.8, 0.5, 3
-SMALL = FitConfig(num_steps=4, samples_per_epoch=16, updates_per_epoch=2, stats_min_count=4)
+SMALL = FitConfig(num_steps=4, samples_per_epoch=16, updates_per_epoch=2)
 
 
 def gaussian_chain() -> Policy:
@@ -97,16 +100,15 @@ def test_the_gradient_of_replayed_log_probabilities_is_a_finite_difference():
     torch.testing.assert_close(gradient[0], difference, rtol=1e-3, atol=1e-3)
 
 
-def _rows(objective, weights, config=SMALL, pass_index=0):
+def _rows(objective, weights, pass_index=0):
     policy, prompts = toy.policy(), ["left"] * len(weights)
     sampled = sample_trajectories(policy, policy.params, prompts, num_steps=4, seeds=range(len(weights)))
-    share = Share(range(len(weights)), range(10, 10 + len(weights)), 0, 0, pass_index)
-    return sampled, objective.choose(policy, sampled, weights, share, config)
+    minibatch = Minibatch(range(len(weights)), range(10, 10 + len(weights)), 0, 0, pass_index)
+    return sampled, objective.choose(policy, sampled, weights, minibatch)
 
 
 def test_regression_draws_as_many_times_as_a_policy_gradient_trains_steps():
-    config = SMALL.model_copy(update={"timestep_fraction": 0.5})
-    sampled, draws = _rows(rwr(), torch.ones(2), config)
+    sampled, draws = _rows(rwr(timestep_fraction=0.5), torch.ones(2))
     assert draws.samples.tolist() == [0, 0, 1, 1]
     assert draws.noise.shape == (4, *sampled.latents.shape[2:])
     assert 0 <= draws.time.min() <= draws.time.max() < 100
@@ -128,7 +130,7 @@ def test_samples_of_weight_0_cost_nothing_and_change_nothing(weights):
     _, every = _rows(objective, weights.clamp(min=1e-20))
     assert len(kept.samples) == 4 * max(1, int((weights > 0).sum()))
     assert len(every.samples) == 16
-    losses = [objective.loss(policy, policy.params, sampled, weights, rows, SMALL)[0] for rows in (kept, every)]
+    losses = [objective.loss(policy, policy.params, sampled, weights, rows)[0] for rows in (kept, every)]
     torch.testing.assert_close(*losses)
 
 
@@ -139,9 +141,16 @@ def test_an_update_of_regression_is_the_gradient_of_the_weighted_error():
     )
     state, weights = init(policy, descend, seed=0), torch.tensor([0.5, 1.5])
     sampled, draws = _rows(rwr(), weights)
-    config = SMALL.model_copy(update={"micro_batch_size": 3, "max_grad_norm": 1e9})
     after, metrics = train_step(
-        state, sampled, weights, draws, policy=policy, optimizer=descend, loss_fn=rwr(), config=config
+        state,
+        sampled,
+        weights,
+        draws,
+        policy=policy,
+        optimizer=descend,
+        objective=rwr(),
+        micro_batch_size=3,
+        max_grad_norm=1e9,
     )
     leaves = {name: leaf.clone().requires_grad_() for name, leaf in state.params.items()}
     clean, centres = sampled.latents[draws.samples, -1], torch.tensor([[-1.0, 0.0]]).expand(8, 2)
@@ -154,12 +163,16 @@ def test_an_update_of_regression_is_the_gradient_of_the_weighted_error():
         torch.testing.assert_close(state.params[name] - after.params[name], gradient, rtol=1e-4, atol=1e-6)
 
 
+def _dense(rewards):
+    return rwr_weights(rewards, inverse_temperature=2.0)
+
+
 @pytest.mark.parametrize(
     "objective",
     [
-        rwr(partial(rwr_weights, inverse_temperature=2.0)),
-        rwr_per_prompt(partial(rwr_weights, inverse_temperature=2.0)),
-        rwr_per_prompt(partial(sparse_rwr_weights, fraction=0.25)),
+        rwr(inverse_temperature=2.0),
+        regression(lambda prompts, rewards: within_prompts(_dense, rewards, prompts)),
+        sparse_rwr(fraction=0.25),
     ],
     ids=["dense", "per prompt", "sparse"],
 )
@@ -175,40 +188,36 @@ def test_the_toy_learns_by_regression(objective):
         optimizer=optimizer,
         reward_fn=toy.reward,
         prompts=["left", "right"],
-        loss_fn=objective,
+        objective=objective,
         config=config,
     )
     scores = [info.metrics["reward_mean"] for _, info in islice(epochs, 12)]
     assert scores[-1] > scores[0] + 0.3
 
 
-def test_weights_are_softmax_over_the_epoch_or_within_prompts():
+def test_weights_are_softmax_over_the_epoch_or_sparse_within_prompts():
     rewards, prompts = torch.tensor([0.0, 10.0, 0.0, 10.0]), ["a", "b", "a", "b"]
-    stats = {"a": (1.0,)}
-    kept, dense = rwr().weigh(stats, prompts, rewards, SMALL)
-    assert kept == stats
+    state = {"a": [1.0]}
+    kept, dense = rwr().weigh(state, prompts, rewards)
+    assert kept == state
     torch.testing.assert_close(dense, rwr_weights(rewards))
-    assert rwr_per_prompt().weigh({}, prompts, rewards, SMALL)[1].tolist() == [1, 1, 1, 1]
+    # All of a prompt are equal, so that all are among its best.
+    assert sparse_rwr().weigh({}, prompts, rewards)[1].tolist() == [1, 1, 1, 1]
 
 
-def test_advantages_are_taken_over_what_the_configuration_says():
-    # Group: "a" has 1 and 3, "b" has 10 and 10. Epoch: mean 6, deviations -5, -3, 4, 4, so the variance is 66 / 4.
+def test_advantages_are_those_of_the_baseline_clipped():
+    # Mean 6, deviations -5, -3, 4, 4, so the variance is 66 / 4.
     rewards, prompts = torch.tensor([1.0, 3.0, 10.0, 10.0]), ["a", "a", "b", "b"]
-    expected = {"group": [-1.0, 1.0, 0.0, 0.0], "epoch": [value / 16.5**0.5 for value in (-5, -3, 4, 4)]}
-    for baseline, advantages in expected.items():
-        config = FitConfig(advantage_baseline=baseline, samples_per_prompt=2, advantage_clip=10)
-        stats, weights = policy_gradient(ddpo_sf_loss).weigh({}, prompts, rewards, config)
-        assert stats == {}
-        torch.testing.assert_close(weights, torch.tensor(advantages), rtol=1e-5, atol=1e-6)
+    _, advantages = ddpo_is(advantages=per_epoch(), advantage_clip=1.0).weigh({}, prompts, rewards)
+    torch.testing.assert_close(advantages, torch.tensor([-1.0, -3 / 16.5**0.5, 4 / 16.5**0.5, 4 / 16.5**0.5]))
 
 
 def test_a_window_of_steps_moves_with_the_epochs():
-    config = SMALL.model_copy(update={"timestep_window": 2, "timestep_window_epochs": 3})
     policy = toy.policy()
     sampled = sample_trajectories(policy, policy.params, ["left"], num_steps=4, seeds=[0])
-    objective = policy_gradient(ddpo_sf_loss)
+    objective = ddpo_sf(timestep_window=2, timestep_window_epochs=3)
     steps = [
-        objective.choose(policy, sampled, torch.ones(1), Share([0], [0], 0, epoch, 0), config).steps.tolist()
+        objective.choose(policy, sampled, torch.ones(1), Minibatch([0], [0], 0, epoch)).steps.tolist()
         for epoch in (0, 2, 3, 6)
     ]
     # Three steps are stochastic, so a window of two has two places.
@@ -219,8 +228,40 @@ def test_what_regression_cannot_train_is_one_clear_line():
     policy = toy.policy()._replace(denoising_error=None)
     with pytest.raises(DDPOError, match="this policy has no denoising_error"):
         rwr().check(policy, SMALL)
-    with pytest.raises(DDPOError, match="options of policy gradients: want both 0"):
-        rwr().check(toy.policy(), SMALL.model_copy(update={"kl_weight": 0.1}))
+
+
+def test_ddpo_sf_trains_on_policy_only():
+    with pytest.raises(DDPOError, match="4 updates per epoch, but only the first is on policy"):
+        ddpo_sf().check(toy.policy(), FitConfig(updates_per_epoch=2, passes_per_epoch=2))
+    ddpo_sf().check(toy.policy(), FitConfig(updates_per_epoch=1))
+
+
+@pytest.mark.parametrize(
+    ("factory", "options", "message"),
+    [
+        (ddpo_is, {"clip_range": 0.0}, "clip_range=0.0: want above 0"),
+        (ddpo_is, {"clip_range": float("nan")}, "clip_range=nan"),
+        (ddpo_is, {"advantage_clip": 0.0}, "advantage_clip=0.0"),
+        (ddpo_sf, {"kl_weight": -1.0}, "kl_weight=-1.0: want at least 0"),
+        (ddpo_sf, {"timestep_fraction": 1.5}, "timestep_fraction=1.5: want above 0 and at most 1"),
+        (ddpo_sf, {"timestep_window": -1}, "timestep_window=-1"),
+        (ddpo_sf, {"timestep_window_epochs": 2}, "timestep_window_epochs=2: want .* 1 without a timestep_window"),
+        (rwr, {"inverse_temperature": -1.0}, "inverse_temperature=-1.0"),
+        (rwr, {"timestep_fraction": 0.0}, "timestep_fraction=0.0"),
+        (sparse_rwr, {"fraction": 0.0}, "fraction=0.0: want above 0 and at most 1"),
+    ],
+)
+def test_an_option_out_of_range_is_one_clear_line(factory, options, message):
+    with pytest.raises(DDPOError, match=message) as caught:
+        factory(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_of_another_objective_do_not_exist():
+    with pytest.raises(TypeError, match="kl_weight"):
+        rwr(kl_weight=0.1)
+    with pytest.raises(TypeError, match="clip_range"):
+        ddpo_sf(clip_range=0.1)
 
 
 def test_regression_trains_a_policy_without_noise():

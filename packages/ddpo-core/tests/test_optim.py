@@ -13,7 +13,7 @@ from ddpo_core import (
     adamw,
     constant,
     cosine,
-    ddpo_is_loss,
+    ddpo_is,
     ema_params,
     fit,
     half_life,
@@ -260,7 +260,7 @@ def test_a_run_with_an_average_and_an_optimizer_of_torch_is_resumed_bit_for_bit(
             optimizer=optimizer,
             reward_fn=toy.reward,
             prompts=["left"],
-            loss_fn=ddpo_is_loss,
+            objective=ddpo_is(),
             config=config,
         )
         *_, (last, _) = islice(run, epochs)

@@ -12,33 +12,39 @@ from hypothesis import strategies as st
 from ddpo_core import (
     DDPOError,
     FitConfig,
+    Minibatch,
     NonFiniteError,
+    Pairs,
     PromptSet,
     ScoreError,
     adamw,
-    ddpo_is_loss,
+    ddpo_is,
+    ddpo_sf,
     ddpo_sf_loss,
     evaluate,
     fit,
     init,
     load_checkpoint,
+    per_epoch,
+    per_prompt,
+    policy_gradient,
     replay_log_probs,
     sample_trajectories,
     save_checkpoint,
     toy,
     train_step,
 )
-from ddpo_core.batches import Pairs, choose_pairs
 from ddpo_core.diffusion.stable_diffusion import stable_diffusion_policy
 from ddpo_core.distributed import SINGLE
 from ddpo_core.randomness import shuffled_minibatches
 
-SMALL = FitConfig(num_steps=4, samples_per_epoch=16, updates_per_epoch=2, sample_batch_size=8, stats_min_count=4)
+SMALL = FitConfig(num_steps=4, samples_per_epoch=16, updates_per_epoch=2, sample_batch_size=8)
+DEFAULT = ddpo_is(advantages=per_prompt(min_count=4))
 
 
 def _fit(policy, *, state=None, config=SMALL, reward_fn=toy.reward, seed=0, learning_rate=1e-2, **options):
     optimizer = adamw(learning_rate)
-    arguments = {"prompts": ["left", "right"], "loss_fn": ddpo_is_loss, **options}
+    arguments = {"prompts": ["left", "right"], "objective": DEFAULT, **options}
     start = init(policy, optimizer, seed=seed) if state is None else state
     return fit(start, policy=policy, optimizer=optimizer, reward_fn=reward_fn, config=config, **arguments)
 
@@ -55,7 +61,7 @@ def _assert_equal(first, second):
     for ours, theirs in ((first.params, second.params), (first.opt_state, second.opt_state)):
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert first.prompt_stats == second.prompt_stats
+    assert first.objective_state == second.objective_state
     assert (first.seed, first.epoch, first.queries) == (second.seed, second.epoch, second.queries)
 
 
@@ -72,7 +78,7 @@ def test_the_toy_learns_its_reward():
     config = FitConfig(
         num_steps=8, samples_per_epoch=128, updates_per_epoch=4, sample_batch_size=128, micro_batch_size=256
     )
-    epochs = _run(40, policy=toy.policy(), config=config, loss_fn=partial(ddpo_is_loss, clip_range=0.1))
+    epochs = _run(40, policy=toy.policy(), config=config, objective=ddpo_is(clip_range=0.1))
     # Untrained, the expected score is -(1 + 1 + 2 * 0.3^2) = -2.18.
     assert epochs[0][1].metrics["reward_mean"] == pytest.approx(-2.18, abs=0.3)
     assert epochs[-1][1].metrics["reward_mean"] > -1.2
@@ -85,7 +91,7 @@ def test_a_tiny_diffusion_model_learns_brightness(tiny_policy):
         policy=tiny_policy,
         reward_fn=brightness,
         prompts=prompts,
-        loss_fn=partial(ddpo_is_loss, clip_range=1e-2),
+        objective=ddpo_is(clip_range=1e-2, advantages=per_prompt(min_count=4)),
         learning_rate=5e-2,
     )
     # The same noise before and after: an untrained model moves by less than its samples differ.
@@ -104,7 +110,7 @@ def test_the_state_passed_in_is_untouched():
     after = _last(1, policy=policy, state=state)
     assert all(torch.equal(state.params[name], before[name]) for name in before)
     assert state.epoch == 0
-    assert state.prompt_stats == {}
+    assert state.objective_state == {}
     assert not torch.equal(after.params["last"], before["last"])
     assert not any(leaf.requires_grad for leaf in after.params.values())
 
@@ -153,9 +159,16 @@ def test_an_update_is_the_mean_gradient_over_all_pairs():
     state = init(policy, descend, seed=0)
     sampled = sample_trajectories(policy, state.params, ["left", "right"], num_steps=4, seeds=[0, 1])
     advantages, pairs = torch.tensor([1.0, -2.0]), Pairs(torch.tensor([0, 0, 1]), torch.tensor([0, 2, 1]))
-    config = FitConfig(micro_batch_size=2, max_grad_norm=1e9)
     after, metrics = train_step(
-        state, sampled, advantages, pairs, policy=policy, optimizer=descend, loss_fn=ddpo_sf_loss, config=config
+        state,
+        sampled,
+        advantages,
+        pairs,
+        policy=policy,
+        optimizer=descend,
+        objective=ddpo_sf(),
+        micro_batch_size=2,
+        max_grad_norm=1e9,
     )
     leaves = {name: leaf.clone().requires_grad_() for name, leaf in state.params.items()}
     chosen = replay_log_probs(policy, leaves, sampled, range(4))[pairs.samples, pairs.steps]
@@ -179,8 +192,9 @@ def test_large_gradients_are_scaled_to_the_norm():
         pairs,
         policy=policy,
         optimizer=moved,
-        loss_fn=ddpo_sf_loss,
-        config=FitConfig(max_grad_norm=0.5),
+        objective=ddpo_sf(),
+        micro_batch_size=8,
+        max_grad_norm=0.5,
     )
     assert metrics["grad_norm"] > 0.5
     torch.testing.assert_close(torch.nn.utils.get_total_norm(list(after.params.values())), torch.tensor(0.5))
@@ -194,8 +208,8 @@ def test_only_the_chosen_fraction_of_steps_is_computed():
             trained.extend(step.time.tolist())
         return policy.transition(params, latents, step, conditioning)
 
-    config = SMALL.model_copy(update={"num_steps": 5, "timestep_fraction": 0.5})
-    _run(1, policy=policy._replace(transition=watched), config=config)
+    config = SMALL.model_copy(update={"num_steps": 5})
+    _run(1, policy=policy._replace(transition=watched), config=config, objective=ddpo_is(timestep_fraction=0.5))
     table = policy.timesteps(5)
     # Four of five steps are stochastic; half of them for each of 16 samples.
     assert len(trained) == 2 * 16
@@ -203,11 +217,16 @@ def test_only_the_chosen_fraction_of_steps_is_computed():
 
 
 def test_the_chosen_steps_depend_on_seed_epoch_and_index_alone():
-    choose = partial(choose_pairs, steps=range(10), fraction=0.3)
-    both = choose([0, 1], seed=1, epoch=2, indices=[7, 8])
-    assert torch.equal(both.steps[3:], choose([0], seed=1, epoch=2, indices=[8]).steps)
+    policy, objective = toy.policy(), ddpo_is(timestep_fraction=0.3)
+    sampled = sample_trajectories(policy, policy.params, ["left"] * 2, num_steps=11, seeds=[0, 1])
+
+    def choose(samples, indices, epoch=2):
+        return objective.choose(policy, sampled, torch.ones(2), Minibatch(samples, indices, 1, epoch))
+
+    both = choose([0, 1], [7, 8])
+    assert torch.equal(both.steps[3:], choose([0], [8]).steps)
     assert both.samples.tolist() == [0, 0, 0, 1, 1, 1]
-    several = {tuple(choose([0], seed=1, epoch=epoch, indices=[7]).steps.tolist()) for epoch in range(10)}
+    several = {tuple(choose([0], [7], epoch).steps.tolist()) for epoch in range(10)}
     assert len(several) > 5
 
 
@@ -247,9 +266,10 @@ def test_minibatches_mix_the_samples_of_a_prompt_that_stand_side_by_side_anew_in
 
 
 def test_every_pass_trains_all_samples_on_other_steps():
-    sizes = {"num_steps": 9, "timestep_fraction": 0.5, "passes_per_epoch": 3, "updates_per_epoch": 1}
+    sizes = {"num_steps": 9, "passes_per_epoch": 3, "updates_per_epoch": 1}
     # Half of the eight stochastic steps of each of 16 samples.
-    seen = _trained(toy.policy(), SMALL.model_copy(update={**sizes, "micro_batch_size": 64}))
+    config = SMALL.model_copy(update={**sizes, "micro_batch_size": 64})
+    seen = _trained(toy.policy(), config, objective=ddpo_is(timestep_fraction=0.5))
     passes = [frozenset(map(tuple, latents.tolist())) for latents, _, _ in seen]
     assert len(passes) == len(set(passes)) == 3
 
@@ -262,8 +282,8 @@ def test_a_policy_without_noise_has_nothing_to_train():
 def test_the_penalty_keeps_the_policy_near_its_start():
     distances = []
     for kl_weight in (0.0, 100.0):
-        config = SMALL.model_copy(update={"kl_weight": kl_weight})
-        state, info = _run(8, policy=toy.policy(), config=config, loss_fn=partial(ddpo_is_loss, clip_range=0.1))[-1]
+        objective = ddpo_is(clip_range=0.1, kl_weight=kl_weight, advantages=per_prompt(min_count=4))
+        state, info = _run(8, policy=toy.policy(), objective=objective)[-1]
         assert ("kl" in info.metrics) == (kl_weight > 0)
         distances.append(state.params["last"].norm().item())
     assert distances[1] < distances[0]
@@ -304,12 +324,12 @@ def test_prompts_are_encoded_once_in_a_whole_run():
     assert sorted(encoded) == ["left", "right"]
 
 
-@pytest.mark.parametrize("normaliser", [{"stats_buffer_size": 0}, {"stats_buffer_size": 8, "stats_min_count": 1}])
-def test_advantages_are_normalised_and_clipped(normaliser):
-    config = SMALL.model_copy(update={"advantage_clip": 0.7, **normaliser})
-    state, info = _run(1, policy=toy.policy(), config=config)[0]
-    assert info.advantages.abs().max() <= 0.7
-    assert (state.prompt_stats == {}) == (normaliser["stats_buffer_size"] == 0)
+@pytest.mark.parametrize("baseline", [per_epoch(), per_prompt(buffer_size=8, min_count=1)], ids=["epoch", "prompt"])
+def test_advantages_are_compared_and_clipped_and_what_is_remembered_is_in_the_state(baseline):
+    state, info = _run(1, policy=toy.policy(), objective=ddpo_is(advantages=baseline, advantage_clip=0.7))[0]
+    remembered, expected = baseline({}, info.prompts, info.scores)
+    assert state.objective_state == remembered
+    torch.testing.assert_close(info.advantages, expected.clamp(-0.7, 0.7))
 
 
 @pytest.mark.parametrize(
@@ -353,7 +373,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state():
         return (loss * float("inf") if healthy else loss), metrics
 
     healthy = []
-    epochs = _fit(toy.policy(), loss_fn=infinite_later)
+    epochs = _fit(toy.policy(), objective=policy_gradient(infinite_later))
     state, _ = next(epochs)
     kept = {name: leaf.clone() for name, leaf in state.params.items()}
     healthy.append(None)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpo_core.weights import rwr_weights, sparse_rwr_weights
+from ddpo_core.losses import rwr_weights, sparse_rwr_weights
 
 rewards_lists = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=12)
 

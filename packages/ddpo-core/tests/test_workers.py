@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 import torch
 
-from ddpo_core import FitConfig, adamw, ddpo_is_loss, fit, init, toy
+from ddpo_core import FitConfig, adamw, ddpo_is, fit, init, toy
 from ddpo_core.workers import beside
 
-SMALL = FitConfig(num_steps=3, samples_per_epoch=16, updates_per_epoch=2, sample_batch_size=2, stats_min_count=4)
+SMALL = FitConfig(num_steps=3, samples_per_epoch=16, updates_per_epoch=2, sample_batch_size=2)
 
 
 def _epoch(reward_fn, workers):
@@ -22,7 +22,7 @@ def _epoch(reward_fn, workers):
             optimizer=optimizer,
             reward_fn=reward_fn,
             prompts=["left", "right"],
-            loss_fn=ddpo_is_loss,
+            objective=ddpo_is(),
             config=SMALL.model_copy(update={"reward_workers": workers}),
         )
     )

@@ -1,13 +1,101 @@
 """The configuration of a run: one validated model, and its defaults."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from ddpo_core import FitConfig, parse_config
 
 BUILTIN_MODEL = "builtin:emoji"
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    name: str = Field(description="how scored samples become updates")
+
+
+class _GradientOptions(_Options):
+    baseline: Literal["prompt", "epoch", "run", "group"] = Field(
+        "prompt",
+        description="what rewards are compared with: the history of their prompt, the epoch, the epoch in units of the "
+        "run's spread, or their prompt in the epoch",
+    )
+    buffer_size: PositiveInt | None = Field(
+        None, description="baselines prompt and run: rewards remembered per prompt; left out: 32"
+    )
+    min_count: PositiveInt | None = Field(
+        None,
+        description="baseline prompt: rewards of a prompt needed before its own statistics are used; left out: 16",
+    )
+    advantage_clip: float = Field(5.0, gt=0, description="advantages are clipped to plus or minus this")
+    kl_weight: float = Field(0.0, ge=0, description="weight of the KL divergence to the initial policy")
+    timestep_fraction: float = Field(
+        1.0, gt=0, le=1, description="fraction of the steps that is trained, drawn anew for each sample"
+    )
+    timestep_window: int = Field(
+        0, ge=0, description="train only this many consecutive steps at a time, first the noisiest; 0 trains all"
+    )
+    timestep_window_epochs: PositiveInt = Field(1, description="epochs until the window moves on by one step")
+
+    @model_validator(mode="after")
+    def _no_option_is_idle(self) -> "_GradientOptions":
+        if self.buffer_size is not None and self.baseline not in ("prompt", "run"):
+            raise ValueError(
+                f"buffer_size={self.buffer_size} does nothing with baseline={self.baseline!r}: leave it out"
+            )
+        if self.min_count is not None and self.baseline != "prompt":
+            raise ValueError(f"min_count={self.min_count} does nothing with baseline={self.baseline!r}: leave it out")
+        if self.baseline == "prompt" and (self.min_count or 16) > (self.buffer_size or 32):
+            raise ValueError(
+                f"min_count={self.min_count or 16} can never be reached with buffer_size={self.buffer_size or 32}: "
+                "lower the one or raise the other"
+            )
+        if self.timestep_window_epochs > 1 and not self.timestep_window:
+            raise ValueError(
+                f"timestep_window_epochs={self.timestep_window_epochs} does nothing without a timestep_window: leave "
+                "it out"
+            )
+        return self
+
+
+class DDPOISOptions(_GradientOptions):
+    """DDPO with importance sampling: several clipped updates per epoch."""
+
+    name: Literal["ddpo-is"] = "ddpo-is"
+    clip_range: float = Field(1e-4, gt=0, description="how far a probability ratio may move an update")
+
+
+class DDPOSFOptions(_GradientOptions):
+    """DDPO with the score function: one update per epoch."""
+
+    name: Literal["ddpo-sf"] = "ddpo-sf"
+
+
+class RWROptions(_Options):
+    """Regression on samples weighted by their reward."""
+
+    name: Literal["rwr"] = "rwr"
+    inverse_temperature: float = Field(0.2, ge=0, description="the reward times this is exponentiated")
+    timestep_fraction: float = Field(1.0, gt=0, le=1, description="draws per sample, as a fraction of num_steps")
+
+
+class SparseRWROptions(_Options):
+    """Regression on the best samples of each prompt."""
+
+    name: Literal["sparse-rwr"] = "sparse-rwr"
+    fraction: float = Field(0.1, gt=0, le=1, description="share of a prompt's samples that is imitated")
+    timestep_fraction: float = Field(1.0, gt=0, le=1, description="draws per sample, as a fraction of num_steps")
+
+
+ObjectiveOptions = DDPOISOptions | DDPOSFOptions | RWROptions | SparseRWROptions
+OBJECTIVES: Mapping[str, type[ObjectiveOptions]] = {
+    "ddpo-is": DDPOISOptions,
+    "ddpo-sf": DDPOSFOptions,
+    "rwr": RWROptions,
+    "sparse-rwr": SparseRWROptions,
+}
 
 
 class RunConfig(BaseModel):
@@ -18,9 +106,6 @@ class RunConfig(BaseModel):
     model: str = Field(BUILTIN_MODEL, description="builtin:emoji, a diffusers folder, or a hub id")
     reward: tuple[str, ...] = Field(
         ("jpeg_compressibility",), min_length=1, description="[WEIGHT*]REF[?option=value&...], summed"
-    )
-    algorithm: Literal["ddpo-is", "ddpo-sf", "rwr", "rwr-sparse"] = Field(
-        "ddpo-is", description="how scored samples become updates"
     )
     prompts: str = Field("simple_animals", description="a prompt set or file:PATH")
     epochs: PositiveInt = Field(100, description="rounds of sample, score, update")
@@ -39,9 +124,6 @@ class RunConfig(BaseModel):
     )
     guidance_scale: float = Field(5.0, ge=1, description="classifier-free guidance; 1 is none")
     eta: float = Field(1.0, gt=0, le=1, description="noise of the DDIM sampler; 0 would leave nothing to train")
-    clip_range: float = Field(1e-4, gt=0, description="how far a probability ratio may move an update")
-    rwr_inverse_temperature: float = Field(0.2, ge=0, description="rwr: the reward times this is exponentiated")
-    rwr_fraction: float = Field(0.1, gt=0, le=1, description="rwr-sparse: share of a prompt's samples that is imitated")
     device: str | None = Field(None, description="cpu, cuda, cuda:1, mps; left out: the best there is")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="compute dtype of the frozen networks; left out: by the device"
@@ -74,16 +156,26 @@ class RunConfig(BaseModel):
     tracker: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         (), description="what else shows curves, pictures and histograms"
     )
+    objective: Annotated[
+        ObjectiveOptions, Field(discriminator="name", default_factory=lambda: parse_config(DDPOISOptions, {}))
+    ]
     fit: FitConfig = Field(default_factory=lambda: parse_config(FitConfig, {}))
 
     @model_validator(mode="after")
     def _ddpo_sf_stays_on_policy(self) -> "RunConfig":
         updates = self.fit.updates_per_epoch * self.fit.passes_per_epoch
-        if self.algorithm == "ddpo-sf" and updates > 1:
+        if self.objective.name == "ddpo-sf" and updates > 1:
             raise ValueError(
-                f"algorithm='ddpo-sf' got {updates} updates per epoch, but only the first is on policy: want "
-                "updates_per_epoch=1 and passes_per_epoch=1, or algorithm='ddpo-is'"
+                f"objective 'ddpo-sf' got {updates} updates per epoch, but only the first is on policy: want "
+                "updates_per_epoch=1 and passes_per_epoch=1, or 'ddpo-is'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_have_members(self) -> "RunConfig":
+        options = self.objective
+        if isinstance(options, _GradientOptions) and options.baseline == "group" and self.fit.samples_per_prompt == 1:
+            raise ValueError("baseline='group' compares the samples of a prompt: want samples_per_prompt >= 2")
         return self
 
     @model_validator(mode="after")
@@ -117,14 +209,12 @@ FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
         "learning_rate_half_life": 60.0,
         "lora_rank": 8,
         "guidance_scale": 1.0,
-        "clip_range": 2e-3,
+        "objective": {"clip_range": 2e-3, "baseline": "run", "buffer_size": 128},
         "fit": {
             "num_steps": 5,
             "updates_per_epoch": 8,
             "sample_batch_size": 32,
             "micro_batch_size": 32,
-            "advantage_baseline": "run",
-            "stats_buffer_size": 128,
         },
     }
 }
@@ -133,7 +223,7 @@ FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
 FOR_ALGORITHM: Mapping[str, Mapping[str, Any]] = {
     "ddpo-sf": {"fit": {"updates_per_epoch": 1}},
     "rwr": {"fit": {"passes_per_epoch": 5}},
-    "rwr-sparse": {"fit": {"passes_per_epoch": 50, "samples_per_prompt": 16}},
+    "sparse-rwr": {"fit": {"passes_per_epoch": 50, "samples_per_prompt": 16}},
 }
 """What differs for another algorithm than DDPO-IS: one update per epoch keeps DDPO-SF on policy; the passes of
 regression are those of the reference (jannerm/ddpo, pipeline/run-*.sh)."""
@@ -142,10 +232,10 @@ FOR_MODEL_AND_ALGORITHM: Mapping[tuple[str, str], Mapping[str, Any]] = {
     (BUILTIN_MODEL, "ddpo-sf"): {"learning_rate": 6e-3},
     (BUILTIN_MODEL, "rwr"): {
         "learning_rate": 5e-4,
-        "rwr_inverse_temperature": 4.0,
+        "objective": {"inverse_temperature": 4.0},
         "fit": {"passes_per_epoch": 1},
     },
-    (BUILTIN_MODEL, "rwr-sparse"): {"learning_rate": 5e-4, "fit": {"passes_per_epoch": 5}},
+    (BUILTIN_MODEL, "sparse-rwr"): {"learning_rate": 5e-4, "fit": {"passes_per_epoch": 5}},
 }
 """What differs from both for an algorithm on a model: one update per epoch bears a higher rate; regression needs fewer
 passes than the reference makes, and weights that tell rewards of a few tenths of a kilobyte apart."""

@@ -4,9 +4,10 @@ import sys
 import time
 from itertools import islice
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ddpo_cli.setup import Setup
+from ddpo_cli.config import ObjectiveOptions, RunConfig
+from ddpo_cli.setup import Setup, objective
 from ddpo_core import FitConfig, fit, init, parse_config
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ def measure(setup: Setup) -> Costs:
     """
     wanted = setup.config.fit
     count = min(wanted.samples_per_epoch, max(wanted.sample_batch_size, wanted.micro_batch_size))
-    same = {key: getattr(wanted, key) for key in ("sample_batch_size", "micro_batch_size", "kl_weight")}
-    short = {"num_steps": TRIAL_STEPS, "timestep_fraction": 1 / TRIAL_STEPS, "reward_workers": 0}
+    same = {key: getattr(wanted, key) for key in ("sample_batch_size", "micro_batch_size")}
+    short = {"num_steps": TRIAL_STEPS, "reward_workers": 0}
     trial = parse_config(FitConfig, {**same, **short, "samples_per_epoch": count, "updates_per_epoch": 1})
     epochs = fit(
         init(setup.policy, setup.optimizer, seed=setup.config.seed),
@@ -61,7 +62,7 @@ def measure(setup: Setup) -> Costs:
         optimizer=setup.optimizer,
         reward_fn=setup.reward_fn,
         prompts=setup.prompts,
-        loss_fn=setup.objective,
+        objective=objective(_one_step(setup.config.objective)),
         config=trial,
     )
     (_, _), (_, info) = islice(epochs, 2)  # the first loads weights and warms caches
@@ -89,7 +90,7 @@ def estimate(costs: Costs, setup: Setup) -> Estimate:
     config, fit_config = setup.config, setup.config.fit
     sampling = fit_config.num_steps * costs.step + costs.decode
     samples = fit_config.samples_per_epoch
-    epoch = (samples * sampling, samples * costs.reward, samples * trained_steps(fit_config) * costs.pair)
+    epoch = (samples * sampling, samples * costs.reward, samples * trained_steps(config) * costs.pair)
     grids = (config.epochs - 1) // config.sample_every
     on_the_way = config.epochs * config.eval_samples
     if not config.held_out:
@@ -101,14 +102,23 @@ def estimate(costs: Costs, setup: Setup) -> Estimate:
     return Estimate(*epoch, run, memory)
 
 
-def trained_steps(config: FitConfig) -> int:
+def trained_steps(config: RunConfig) -> int:
     """How many steps of each sample are trained in an epoch, where none of them is deterministic.
 
-    >>> trained_steps(FitConfig(num_steps=50, timestep_fraction=0.5, passes_per_epoch=2))
+    >>> fit = FitConfig(num_steps=50, passes_per_epoch=2)
+    >>> trained_steps(RunConfig(fit=fit, objective={"name": "rwr", "timestep_fraction": 0.5}))
     50
     """
-    steps = min(config.num_steps, config.timestep_window or config.num_steps)
-    return config.passes_per_epoch * max(1, round(config.timestep_fraction * steps))
+    steps, options = config.fit.num_steps, config.objective
+    window = getattr(options, "timestep_window", 0) or steps
+    return config.fit.passes_per_epoch * max(1, round(options.timestep_fraction * min(steps, window)))
+
+
+def _one_step(options: ObjectiveOptions) -> ObjectiveOptions:
+    """Return options that train one step of a sample, whatever its trial's prompts are."""
+    plain: dict[str, Any] = {"timestep_fraction": 1 / TRIAL_STEPS, "timestep_window": 0, "timestep_window_epochs": 1}
+    plain |= {"baseline": "epoch", "buffer_size": None, "min_count": None}
+    return options.model_copy(update={key: value for key, value in plain.items() if key in type(options).model_fields})
 
 
 def _decoding(setup: Setup, image: "Tensor") -> tuple[float, int, bool]:

@@ -93,7 +93,7 @@ def _epochs(
         optimizer=setup.optimizer,
         reward_fn=setup.reward_fn,
         prompts=setup.prompts,
-        loss_fn=setup.objective,
+        objective=setup.objective,
         config=config,
         progress=progress,
         processes=processes,

@@ -70,7 +70,7 @@ def write_model_card(run: Path, config: RunConfig, before: Evaluation, after: Ev
         title=run.name,
         base=_name(config.model),
         reward=" + ".join(f"`{reference}`" for reference in config.reward),
-        algorithm=config.algorithm.upper(),
+        algorithm=config.objective.name.upper(),
         version=version("ddpo-cli"),
         result=_result(before, after),
         curve=CURVE,

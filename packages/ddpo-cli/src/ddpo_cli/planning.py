@@ -23,7 +23,8 @@ def print_plan(config: RunConfig) -> None:
     updates = config.epochs * fit.updates_per_epoch * fit.passes_per_epoch
     say(
         f"{config.epochs} epochs: {config.epochs * fit.samples_per_epoch} queries, {updates} updates; in each epoch "
-        f"{fit.samples_per_epoch} samples of {fit.num_steps} steps, up to {trained_steps(fit)} trained steps of each."
+        f"{fit.samples_per_epoch} samples of {fit.num_steps} steps, up to "
+        f"{trained_steps(config)} trained steps of each."
     )
     with loading(f"Timing a trial with {config.model}"):
         setup = setups.load(config)

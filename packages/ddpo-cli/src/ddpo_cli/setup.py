@@ -3,10 +3,9 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from ddpo_cli.config import RunConfig
+from ddpo_cli.config import ObjectiveOptions, RunConfig, RWROptions, SparseRWROptions
 from ddpo_cli.rewarding import as_reward_function, build_reward
 from ddpo_core import (
     Objective,
@@ -14,17 +13,18 @@ from ddpo_core import (
     Policy,
     PromptSet,
     adamw,
-    ddpo_is_loss,
-    ddpo_sf_loss,
+    ddpo_is,
+    ddpo_sf,
     half_life,
     load_full_policy,
     load_policy,
-    policy_gradient,
+    per_epoch,
+    per_group,
+    per_prompt,
+    per_run,
     prompt_set,
     rwr,
-    rwr_per_prompt,
-    rwr_weights,
-    sparse_rwr_weights,
+    sparse_rwr,
 )
 from ddpo_core.runs.trackers import check_trackers
 
@@ -58,7 +58,7 @@ def load(config: RunConfig) -> Setup:
     updates = config.fit.updates_per_epoch * config.fit.passes_per_epoch
     halving = updates * config.learning_rate_half_life if config.learning_rate_half_life else math.inf
     optimizer = adamw(half_life(config.learning_rate, halving), weight_decay=config.weight_decay)
-    return Setup(config, reward_fn, eval_reward_fn, prompts, load_model(config), optimizer, objective(config))
+    return Setup(config, reward_fn, eval_reward_fn, prompts, load_model(config), optimizer, objective(config.objective))
 
 
 def with_held_out(reward_fn: Callable[..., Any], held_out: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
@@ -72,17 +72,19 @@ def with_held_out(reward_fn: Callable[..., Any], held_out: Mapping[str, Callable
     return reward_function
 
 
-def objective(config: RunConfig) -> Objective:
-    """Return the algorithm of `config`."""
-    match config.algorithm:
-        case "ddpo-is":
-            return policy_gradient(partial(ddpo_is_loss, clip_range=config.clip_range))
-        case "ddpo-sf":
-            return policy_gradient(ddpo_sf_loss)
-        case "rwr":
-            return rwr(partial(rwr_weights, inverse_temperature=config.rwr_inverse_temperature))
-        case "rwr-sparse":
-            return rwr_per_prompt(partial(sparse_rwr_weights, fraction=config.rwr_fraction))
+def objective(options: ObjectiveOptions) -> Objective:
+    """Return the objective that `options` describe."""
+    match options:
+        case RWROptions():
+            return rwr(**options.model_dump(exclude={"name"}))
+        case SparseRWROptions():
+            return sparse_rwr(**options.model_dump(exclude={"name"}))
+    baselines = {"prompt": per_prompt, "epoch": per_epoch, "run": per_run, "group": per_group}
+    remembered = options.model_dump(include={"buffer_size", "min_count"}, exclude_none=True)
+    advantages = baselines[options.baseline](**remembered)
+    others = options.model_dump(exclude={"name", "baseline", "buffer_size", "min_count"})
+    factory = ddpo_is if options.name == "ddpo-is" else ddpo_sf
+    return factory(advantages=advantages, **others)
 
 
 def load_model(config: RunConfig) -> Policy:

@@ -96,8 +96,8 @@ def load_checkpoint(path: str | os.PathLike[str], policy: Policy, optimizer: Opt
         _check_model(folder, saved, policy)
         params = _load_like(folder / _PARAMS, policy.params)
         opt_state = _load_like(folder / _OPTIMIZER, optimizer.init(policy.params))
-        stats = {prompt: tuple(rewards) for prompt, rewards in saved["prompt_stats"].items()}
-        return TrainState(params, opt_state, stats, saved["seed"], saved["epoch"], saved["queries"])
+        remembered = saved["objective_state"]
+        return TrainState(params, opt_state, remembered, saved["seed"], saved["epoch"], saved["queries"])
     except CheckpointError:
         raise
     except OSError as error:
@@ -312,7 +312,7 @@ def _write(folder: Path, state: TrainState, policy: Policy) -> None:
         "epoch": state.epoch,
         "queries": state.queries,
         "seed": state.seed,
-        "prompt_stats": {prompt: list(rewards) for prompt, rewards in state.prompt_stats.items()},
+        "objective_state": state.objective_state,
         "sha256": {name: _digest(folder / name) for name in (_PARAMS, _OPTIMIZER)},
     }
     (folder / _STATE).write_text(json.dumps(described, indent=1), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
@@ -37,29 +37,10 @@ class FitConfig(BaseModel):
         description="threads that score while the next batch is sampled; 0: none; unset: 1 with a GPU, none without",
     )
     micro_batch_size: PositiveInt = Field(
-        8, description="(sample, step) pairs in one forward and backward; keep it equal to sample_batch_size"
+        8,
+        description="(sample, step) pairs or draws in one forward and backward; best equal to sample_batch_size",
     )
-    timestep_fraction: float = Field(
-        1.0, gt=0, le=1, description="fraction of the steps that is trained, drawn anew for each sample"
-    )
-    timestep_window: int = Field(
-        0, ge=0, description="train only this many consecutive steps at a time, first the noisiest; 0 trains all"
-    )
-    timestep_window_epochs: PositiveInt = Field(1, description="epochs until the window moves on by one step")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients of a larger norm are scaled down to it")
-    advantage_clip: float = Field(5.0, gt=0, description="advantages are clipped to plus or minus this")
-    advantage_baseline: Literal["history", "epoch", "run", "group"] = Field(
-        "history",
-        description="what rewards are compared with: the history of their prompt, the epoch, the epoch in units of "
-        "the run's spread, or their prompt in the epoch",
-    )
-    stats_buffer_size: int = Field(
-        32, ge=0, description="rewards remembered per prompt; 0 normalises over the epoch instead"
-    )
-    stats_min_count: PositiveInt = Field(
-        16, description="rewards of a prompt needed before its own statistics are used"
-    )
-    kl_weight: float = Field(0.0, ge=0, description="weight of the KL divergence to the initial policy")
 
     @model_validator(mode="after")
     def _check_together(self) -> "FitConfig":
@@ -72,15 +53,6 @@ class FitConfig(BaseModel):
             raise ValueError(
                 f"samples_per_prompt={self.samples_per_prompt} does not divide "
                 f"samples_per_epoch={self.samples_per_epoch}: want a multiple of {self.samples_per_prompt} samples"
-            )
-        if self.advantage_baseline == "group" and self.samples_per_prompt == 1:
-            raise ValueError(
-                "advantage_baseline='group' compares the samples of a prompt: want samples_per_prompt >= 2"
-            )
-        if 0 < self.stats_buffer_size < self.stats_min_count:
-            raise ValueError(
-                f"stats_min_count={self.stats_min_count} can never be reached with "
-                f"stats_buffer_size={self.stats_buffer_size}: lower the one or raise the other"
             )
         return self
 

@@ -10,13 +10,12 @@ from torch import Tensor
 from ddpo_core.config import FitConfig
 from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import DDPOError
-from ddpo_core.objectives import Objective, as_objective
+from ddpo_core.objectives import Objective
 from ddpo_core.prompts import PromptSet, as_prompt_set, pick_prompts
 from ddpo_core.randomness import sample_seeds, shuffled_minibatches
 from ddpo_core.rollout import Rollout, draw_prompts, roll_out
 from ddpo_core.types import (
     EpochInfo,
-    LossFunction,
     Optimizer,
     Policy,
     Progress,
@@ -33,13 +32,12 @@ def train_epoch(
     optimizer: Optimizer,
     reward_fn: RewardFunction,
     prompts: PromptSet | Sequence[str],
-    loss_fn: LossFunction | Objective,
+    objective: Objective,
     config: FitConfig,
     progress: Progress | None = None,
     processes: Processes = SINGLE,
 ) -> tuple[TrainState, EpochInfo]:
     """Sample, score and update once; arguments and errors are those of `fit`."""
-    objective = as_objective(loss_fn)
     objective.check(policy, config)
     _check_shares(config, processes)
     minibatches = shuffled_minibatches(
@@ -59,7 +57,7 @@ def train_epoch(
         progress=progress,
     )
     scores = processes.collect(rollout.scores, minibatches)
-    stats, advantages = objective.weigh(state.prompt_stats, drawn.prompts, scores, config)
+    remembered, advantages = objective.weigh(state.objective_state, drawn.prompts, scores)
     own_advantages = advantages[list(owned)]
     start = time.perf_counter()
     trained, metrics = train_updates(
@@ -78,7 +76,7 @@ def train_epoch(
         ),
         policy=policy,
         optimizer=optimizer,
-        loss_fn=objective,
+        objective=objective,
         config=config,
         progress=progress,
         processes=processes,
@@ -89,7 +87,7 @@ def train_epoch(
         "seconds_training": time.perf_counter() - start,
     }
     after = replace(
-        trained, prompt_stats=stats, epoch=state.epoch + 1, queries=state.queries + config.samples_per_epoch
+        trained, objective_state=remembered, epoch=state.epoch + 1, queries=state.queries + config.samples_per_epoch
     )
     return after, _describe(after, rollout, owned, own_advantages, {**_summarise(scores), **metrics, **seconds})
 

@@ -180,6 +180,7 @@ def _join_trajectories(parts: Sequence[Trajectories]) -> Trajectories:
         concatenate_rows([part.conditioning for part in parts]),
         torch.cat(index),
         parts[0].timesteps,
+        parts[0].stochastic,
         tuple(prompt for part in parts for prompt in part.prompts),
     )
 

@@ -45,6 +45,7 @@ def sample_trajectories(
         )
     unique = tuple(dict.fromkeys(prompts))
     timesteps = policy.timesteps(num_steps)
+    stochastic = stochastic_steps(timesteps)
     noise = policy.noise(seeds, num_steps)
     conditioning = policy.encode(unique)
     places = {prompt: place for place, prompt in enumerate(unique)}
@@ -52,7 +53,7 @@ def sample_trajectories(
     latents = torch.empty_like(noise)
     log_probs = noise.new_empty(len(prompts), num_steps, dtype=torch.float32)
     _fill(policy, params, timesteps, take_rows(conditioning, prompt_index), noise, latents, log_probs)
-    return Trajectories(latents, log_probs, conditioning, prompt_index, timesteps, tuple(prompts))
+    return Trajectories(latents, log_probs, conditioning, prompt_index, timesteps, stochastic, tuple(prompts))
 
 
 def replay_log_probs(

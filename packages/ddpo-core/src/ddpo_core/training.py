@@ -7,12 +7,11 @@ import torch
 from ddpo_core.config import FitConfig
 from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.epoch import train_epoch
-from ddpo_core.objectives import Objective, as_objective
+from ddpo_core.objectives import Objective
 from ddpo_core.prompts import PromptSet
 from ddpo_core.rollout import encode_once
 from ddpo_core.types import (
     EpochInfo,
-    LossFunction,
     Optimizer,
     Policy,
     Progress,
@@ -53,7 +52,7 @@ def fit(
     optimizer: Optimizer,
     reward_fn: RewardFunction,
     prompts: PromptSet | Sequence[str],
-    loss_fn: LossFunction | Objective,
+    objective: Objective,
     config: FitConfig,
     progress: Progress | None = None,
     processes: Processes = SINGLE,
@@ -69,29 +68,28 @@ def fit(
         optimizer: As given to `init`.
         reward_fn: `(images, prompts, metadata) -> (scores, info)`.
         prompts: What to draw prompts from.
-        loss_fn: A loss of log-probabilities, for instance `functools.partial(ddpo_is_loss, clip_range=1e-4)`, or
-            another objective, for instance `rwr()`.
-        config: The hyperparameters.
+        objective: What training does with scored samples, for instance `ddpo_is(clip_range=1e-4)` or `rwr()`.
+        config: How an epoch is sampled and trained.
         progress: Called as `(phase, done, total)` within an epoch.
         processes: The processes that share the work.
 
     Raises:
-        DDPOError: If the configuration does not fit the policy or the processes.
+        DDPOError: If the objective or the configuration does not fit the policy or the processes.
         NonFiniteError: If images, loss, gradients or parameters stop being finite; the last state given out is intact.
         ScoreError: If the reward does not return one finite score per image.
 
     Example:
         >>> from itertools import islice
-        >>> from ddpo_core import FitConfig, adamw, ddpo_is_loss, toy
+        >>> from ddpo_core import FitConfig, adamw, ddpo_is, toy
         >>> policy, optimizer = toy.policy(), adamw(1e-3)
         >>> epochs = fit(init(policy, optimizer, seed=0), policy=policy, optimizer=optimizer, reward_fn=toy.reward,
-        ...              prompts=["right"], loss_fn=ddpo_is_loss, config=FitConfig(num_steps=4))
+        ...              prompts=["right"], objective=ddpo_is(), config=FitConfig(num_steps=4))
         >>> [info.epoch for _, info in islice(epochs, 2)]
         [1, 2]
 
     Source: Black et al. 2023, algorithm 1 in the appendix; ddpo-pytorch, `train.py`.
     """
-    remembering, objective = policy._replace(encode=encode_once(policy.encode)), as_objective(loss_fn)
+    remembering = policy._replace(encode=encode_once(policy.encode))
     while True:
         state, info = train_epoch(
             state,
@@ -99,7 +97,7 @@ def fit(
             optimizer=optimizer,
             reward_fn=reward_fn,
             prompts=prompts,
-            loss_fn=objective,
+            objective=objective,
             config=config,
             progress=progress,
             processes=processes,

@@ -22,8 +22,8 @@ Metrics = dict[str, Tensor]
 Conditioning = Tensor | tuple[Tensor, ...]
 """What the network is told about the prompts: tensors whose rows belong together (a tensor, a tuple, a NamedTuple)."""
 
-PromptStats = Mapping[str, tuple[float, ...]]
-"""The latest rewards of every prompt, oldest first."""
+ObjectiveState = Mapping[str, Any]
+"""What an objective remembers from epoch to epoch; JSON can hold it, and reads the same back."""
 
 Rows = tuple[Tensor, ...]
 """What one update trains on: a NamedTuple of tensors with one entry per trained row, such as `Pairs`."""
@@ -70,7 +70,8 @@ class Trajectories(NamedTuple):
     """What sampling leaves behind: enough to replay every step, and nothing that depends on gradients.
 
     `latents[:, k]` enters step `k` and `latents[:, k + 1]` leaves it, in the dtype in which the policy stores latents.
-    `log_probs[:, k]` is 0 where step `k` is deterministic. `prompt_index` selects the rows of `conditioning`.
+    `log_probs[:, k]` is 0 where step `k` is deterministic: `stochastic` lists the others, on the host, so that choosing
+    among them never waits for the device. `prompt_index` selects the rows of `conditioning`.
     """
 
     latents: Float[Tensor, "batch steps+1 ..."]
@@ -78,6 +79,7 @@ class Trajectories(NamedTuple):
     conditioning: Conditioning
     prompt_index: Int[Tensor, " batch"]
     timesteps: Timesteps
+    stochastic: tuple[int, ...]
     prompts: tuple[str, ...]
 
 
@@ -126,7 +128,7 @@ class TrainState:
 
     params: Params
     opt_state: OptState
-    prompt_stats: PromptStats
+    objective_state: ObjectiveState
     seed: int
     epoch: int = 0
     queries: int = 0

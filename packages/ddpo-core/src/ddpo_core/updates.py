@@ -11,10 +11,10 @@ from torch import Tensor
 from ddpo_core.config import FitConfig
 from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import NonFiniteError
-from ddpo_core.objectives import Objective, Share, as_objective
+from ddpo_core.objectives import Minibatch, Objective
 from ddpo_core.randomness import shuffled_minibatches
 from ddpo_core.rows import map_rows, split_rows
-from ddpo_core.types import LossFunction, Metrics, Optimizer, Policy, Progress, Rows, TrainState, Trajectories
+from ddpo_core.types import Metrics, Optimizer, Policy, Progress, Rows, TrainState, Trajectories
 
 
 def train_step(
@@ -25,8 +25,9 @@ def train_step(
     *,
     policy: Policy,
     optimizer: Optimizer,
-    loss_fn: LossFunction | Objective,
-    config: FitConfig,
+    objective: Objective,
+    micro_batch_size: int,
+    max_grad_norm: float,
     progress: Progress | None = None,
     processes: Processes = SINGLE,
 ) -> tuple[TrainState, Metrics]:
@@ -35,13 +36,14 @@ def train_step(
     Args:
         state: The state to update; not changed.
         trajectories: What was sampled, on the policy's device.
-        advantages: One per trajectory, clipped already; or its weight, for regression.
-        rows: What to train, on the policy's device: `Pairs` of (sample, step) for a loss of log-probabilities, and
-            what `choose` gives for another objective.
+        advantages: One per trajectory, as `objective.weigh` gives them.
+        rows: What to train, on the policy's device, as `objective.choose` gives it: `Pairs` of (sample, step) for a
+            policy gradient, `Draws` for regression.
         policy: The policy that was sampled.
         optimizer: The optimizer of the state.
-        loss_fn: For instance `ddpo_is_loss`, or an objective.
-        config: Its `micro_batch_size`, `max_grad_norm` and `kl_weight` are used.
+        objective: For instance `ddpo_is()`.
+        micro_batch_size: Rows in one forward and backward pass.
+        max_grad_norm: A gradient of a larger norm is scaled down to it.
         progress: Told after every micro-batch.
         processes: The processes whose gradients are averaged, all with equal weight.
 
@@ -49,32 +51,32 @@ def train_step(
         The new state, and the metrics as scalar tensors on the device: nothing here waits for it.
 
     Example:
-        >>> from ddpo_core import adamw, ddpo_sf_loss, init, sample_trajectories, toy
-        >>> from ddpo_core.batches import Pairs
+        >>> from ddpo_core import Pairs, adamw, ddpo_sf, init, sample_trajectories, toy
         >>> policy, optimizer = toy.policy(), adamw(1e-3)
         >>> state = init(policy, optimizer, seed=0)
         >>> sampled = sample_trajectories(policy, state.params, ["left", "right"], num_steps=4, seeds=[0, 1])
         >>> pairs = Pairs(torch.tensor([0, 1]), torch.tensor([0, 2]))
         >>> trained, metrics = train_step(state, sampled, torch.tensor([1.0, -1.0]), pairs, policy=policy,
-        ...                               optimizer=optimizer, loss_fn=ddpo_sf_loss, config=FitConfig())
+        ...                               optimizer=optimizer, objective=ddpo_sf(), micro_batch_size=8,
+        ...                               max_grad_norm=1.0)
         >>> sorted(metrics)
         ['approx_kl', 'grad_norm', 'loss', 'ratio_mean']
     """
-    objective, total = as_objective(loss_fn), len(rows[0])
+    total = len(rows[0])
     leaves = {name: leaf.detach().requires_grad_() for name, leaf in state.params.items()}
     gradients: Sequence[Tensor] = [torch.zeros_like(leaf) for leaf in state.params.values()]
     metrics: Metrics = {}
     done = 0
-    for part in split_rows(rows, config.micro_batch_size):
+    for part in split_rows(rows, micro_batch_size):
         share = len(part[0]) / total
-        loss, logged = objective.loss(policy, leaves, trajectories, advantages, part, config)
+        loss, logged = objective.loss(policy, leaves, trajectories, advantages, part)
         partial = torch.autograd.grad(loss * share, list(leaves.values()), materialize_grads=True)
         gradients = [gradient + more for gradient, more in zip(gradients, partial, strict=True)]
         metrics = _add(metrics, {"loss": loss.detach(), **logged}, share)
         done += len(part[0])
         if progress is not None:
             progress("training", done, total)
-    clipped, grad_norm = _clip(processes.average(gradients), config.max_grad_norm)
+    clipped, grad_norm = _clip(processes.average(gradients), max_grad_norm)
     params, opt_state = optimizer.update(dict(zip(leaves, clipped, strict=True)), state.opt_state, state.params)
     return replace(state, params=params, opt_state=opt_state), {**metrics, "grad_norm": grad_norm}
 
@@ -83,7 +85,7 @@ def choose_updates(
     objective: Objective,
     policy: Policy,
     trajectories: Trajectories,
-    weights: Float[Tensor, " batch"],
+    advantages: Float[Tensor, " batch"],
     *,
     seed: int,
     epoch: int,
@@ -98,18 +100,17 @@ def choose_updates(
         objective: What is trained.
         policy: The policy that was sampled.
         trajectories: What was sampled.
-        weights: One per trajectory, on the CPU.
+        advantages: One per trajectory, on the CPU.
         seed: The seed of the run.
         epoch: The epoch, from 0.
-        config: Its `samples_per_epoch`, `updates_per_epoch` and `passes_per_epoch` are used, and what the objective
-            uses.
+        config: Its `samples_per_epoch`, `updates_per_epoch` and `passes_per_epoch` are used.
         processes: The processes that share every update.
 
     Example:
-        >>> from ddpo_core import ddpo_sf_loss, sample_trajectories, toy
+        >>> from ddpo_core import ddpo_is, sample_trajectories, toy
         >>> policy = toy.policy()
         >>> sampled = sample_trajectories(policy, policy.params, ["left"] * 4, num_steps=2, seeds=range(4))
-        >>> updates = choose_updates(as_objective(ddpo_sf_loss), policy, sampled, torch.ones(4), seed=0, epoch=0,
+        >>> updates = choose_updates(ddpo_is(), policy, sampled, torch.ones(4), seed=0, epoch=0,
         ...                          config=FitConfig(num_steps=2, samples_per_epoch=4, updates_per_epoch=2))
         >>> sorted(sample for pairs in updates for sample in pairs.samples.tolist())
         [0, 1, 2, 3]
@@ -120,8 +121,8 @@ def choose_updates(
         )
         rows = {index: row for row, index in enumerate(processes.owned(minibatches))}
         for indices in processes.share(minibatches).tolist():
-            share = Share([rows[index] for index in indices], indices, seed, epoch, pass_index)
-            yield objective.choose(policy, trajectories, weights, share, config)
+            minibatch = Minibatch([rows[index] for index in indices], indices, seed, epoch, pass_index)
+            yield objective.choose(policy, trajectories, advantages, minibatch)
 
 
 def train_updates(
@@ -132,7 +133,7 @@ def train_updates(
     *,
     policy: Policy,
     optimizer: Optimizer,
-    loss_fn: LossFunction | Objective,
+    objective: Objective,
     config: FitConfig,
     progress: Progress | None = None,
     processes: Processes = SINGLE,
@@ -146,7 +147,7 @@ def train_updates(
     """
     device = trajectories.latents.device
     on_device = advantages.to(device, non_blocking=True)
-    objective, total = as_objective(loss_fn), config.updates_per_epoch * config.passes_per_epoch
+    total = config.updates_per_epoch * config.passes_per_epoch
     logged = []
     for update, rows in enumerate(updates):
         state, metrics = train_step(
@@ -156,8 +157,9 @@ def train_updates(
             map_rows(lambda tensor: tensor.to(device, non_blocking=True), rows),
             policy=policy,
             optimizer=optimizer,
-            loss_fn=objective,
-            config=config,
+            objective=objective,
+            micro_batch_size=config.micro_batch_size,
+            max_grad_norm=config.max_grad_norm,
             progress=None if progress is None else _offset(progress, update, total),
             processes=processes,
         )

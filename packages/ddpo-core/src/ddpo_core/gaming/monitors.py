@@ -72,11 +72,11 @@ def watch(
 
     Example:
         >>> from itertools import islice
-        >>> from ddpo_core import FitConfig, adamw, ddpo_is_loss, diversity_monitor, every, fit, held_out_monitor
+        >>> from ddpo_core import FitConfig, adamw, ddpo_is, diversity_monitor, every, fit, held_out_monitor
         >>> from ddpo_core import init, toy
         >>> policy, optimizer = toy.policy(), adamw(1e-3)
         >>> epochs = fit(init(policy, optimizer, seed=0), policy=policy, optimizer=optimizer, reward_fn=toy.reward,
-        ...              prompts=["right"], loss_fn=ddpo_is_loss, config=FitConfig(num_steps=4))
+        ...              prompts=["right"], objective=ddpo_is(), config=FitConfig(num_steps=4))
         >>> judge = held_out_monitor(policy, {"judge": toy.reward}, ["left"], num_steps=4, seeds=[0])
         >>> watched = watch(epochs, monitors=[diversity_monitor], held_out=every(2, judge))
         >>> for state, info, history, verdict in islice(watched, 2):
