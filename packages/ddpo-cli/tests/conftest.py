@@ -109,14 +109,14 @@ def _tokens() -> list[str]:
 
 
 @pytest.fixture
-def plugin(working_directory: Path) -> Callable[[str], str]:
-    """Write a module with the function `score(images, prompts)` in the working directory; returns its reference."""
+def plugin(working_directory: Path) -> Callable[..., str]:
+    """Write a module with a function `score` of what it takes in the working directory; returns its reference."""
     written: list[str] = []
 
-    def write(body: str) -> str:
+    def write(body: str, takes: str = "images, prompts") -> str:
         name = f"plugin_{abs(hash(str(working_directory)))}_{len(written)}"
         written.append(name)
-        head = "import os, resource, signal, time\nCALLS = []\n\n\ndef score(images, prompts):\n    CALLS.append(1)\n"
+        head = f"import os, resource, signal, time\nCALLS = []\n\n\ndef score({takes}):\n    CALLS.append(1)\n"
         Path(f"{name}.py").write_text(head + indent(body, "    ") + "\n")
         return f"{name}:score"
 

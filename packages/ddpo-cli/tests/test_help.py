@@ -1,5 +1,6 @@
 """What people see first has to be quick and true."""
 
+import contextlib
 import re
 import shlex
 import subprocess
@@ -7,11 +8,15 @@ import sys
 
 import pytest
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ddpo_cli import __version__
 from ddpo_cli.app import app
-from ddpo_cli.config import FitConfig, RunConfig
+from ddpo_cli.config import FOR_MODEL
+from ddpo_cli.errors import CLIError
 from ddpo_cli.resolving import resolve
+from ddpo_cli.train_options import as_table, keys
 
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "open_clip")
 PROBE = """
@@ -25,9 +30,9 @@ finally:
 """
 
 
-def imported_by(*arguments: str) -> list[str]:
+def imported_by(*arguments: str, watched: tuple[str, ...] = HEAVY) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", PROBE.format(heavy=HEAVY), *arguments], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROBE.format(heavy=watched), *arguments], capture_output=True, text=True, check=True
     )
     return done.stdout.splitlines()[-1].split()[1:]
 
@@ -96,32 +101,75 @@ def test_a_misspelt_command_and_option_get_a_suggestion_and_exit_code_2(ddpo):
     assert "--epochs" in option.stderr
 
 
-def options_of(command: str) -> dict[str, str]:
-    """Every option of a command with the default that its help shows."""
-    group = typer.main.get_command(app)
-    return {
-        option.name: option.show_default
-        for option in group.commands[command].params
-        if option.name not in ("help", "debug")
-    }
-
-
-def test_the_defaults_in_the_help_of_train_are_the_ones_that_are_used():
-    config = resolve(None, {})
-    values = {**config.fit.model_dump(), **config.model_dump(), "reward": config.reward[0]}
-    shown = options_of("train")
-    assert {name: text for name, text in shown.items() if name in values and isinstance(text, str)} == {
-        **{name: str(values[name]) for name, text in shown.items() if name in values and isinstance(text, str)},
-        "device": "the best there is",
-        "dtype": "by the device",
-        "lora_alpha": "the rank, a scale of 1",
-        "gradient_checkpointing": "no",
-        "compile": "no",
-        "watch_text": "no",
-    }
+def options_of_train() -> dict[str, str]:
+    """Every option of `ddpo train` with its help."""
+    command = typer.main.get_command(app).commands["train"]
+    context = command.make_context("train", [])
+    return {option.name: option.help for option in command.get_params(context)}
 
 
 def test_every_option_of_train_is_a_key_of_the_configuration_or_says_where_the_run_is():
-    about_the_run = {"run", "preset", "config", "output", "resume", "force", "dry_run"}
-    known = {*RunConfig.model_fields, *FitConfig.model_fields}
-    assert set(options_of("train")) - about_the_run <= known
+    about_the_run = {"run", "preset", "config", "output", "resume", "force", "dry_run", "set", "debug", "help"}
+    assert {name.replace("__", ".") for name in set(options_of_train()) - about_the_run} <= set(keys())
+
+
+def test_the_help_of_train_has_the_default_of_each_model_as_the_configuration_has_it():
+    shown = options_of_train()
+    for model in ("someone/model", *FOR_MODEL):
+        table = resolve(None, {"model": model}).model_dump()
+        for name, text in shown.items():
+            path = name.replace("__", ".")
+            value = within(table, path) if path in keys() else None
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                assert default_of(text, model) == value, name
+
+
+def within(table: dict, path: str):
+    for name in path.split("."):
+        table = table[name]
+    return table
+
+
+def default_of(text: str, model: str) -> float:
+    """What a help text says that the default of `model` is."""
+    (listed,) = re.findall(r"\[default: (.*?)\]", text)
+    general, *others = listed.split("; ")
+    named = dict(part.rsplit(": ", 1) for part in others)
+    return float(named.get(model, general))
+
+
+def test_a_setting_reaches_every_key_with_a_value_of_its_type():
+    said = as_table(
+        {"epochs": "3", "compile": None}, ["fit.num_steps=7", "weight_decay=0.5", "held_out=[a, b]", "seed=4"]
+    )
+    config = resolve(None, said)
+    assert (config.epochs, config.fit.num_steps, config.weight_decay, config.held_out) == (3, 7, 0.5, ("a", "b"))
+
+
+@given(st.sampled_from(list(keys())) | st.text(), st.text())
+def test_any_setting_is_taken_or_refused(key, value):
+    with contextlib.suppress(CLIError):
+        assert as_table({}, [f"{key}={value}"]) != {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("fit.num_stesp=1", "'fit.num_stesp' is not an option; did you mean 'fit.num_steps'?"),
+        ("num_steps=1", "'num_steps' is not an option; did you mean 'fit.num_steps'?"),
+        ("zzz=1", "'zzz' is not an option; config.toml of any run has them all"),
+        ("fit.num_steps", "has no value; want KEY=VALUE"),
+        ("fit.num_steps=x", "num_steps='x': input should be a valid integer"),
+        ("compile=perhaps", "compile='perhaps': input should be a valid boolean"),
+    ],
+)
+def test_a_mistake_in_a_setting_is_one_line(ddpo, setting, message):
+    result = ddpo("train", "--set", setting, "--dry-run")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_help_that_lists_the_commands_takes_no_pydantic():
+    assert imported_by("--help", watched=("pydantic",)) == []
+    assert imported_by("train", "--help", watched=("pydantic",)) == ["pydantic"]

@@ -36,7 +36,7 @@ def test_the_table_gives_a_verdict_and_an_answer_to_every_question(ddpo):
     assert "Can jpeg_incompressibility be gamed? 8 pictures" in result.stdout
     assert any("susceptible" in line and "Does noise raise the score?" in line for line in result.stdout.splitlines())
     assert any("robust" in line and "Does a picture of one colour" in line for line in result.stdout.splitlines())
-    assert "Susceptible: the score can be raised without making the picture better (noise," in result.stderr
+    assert "Susceptible: noise raises the score" in result.stderr
     assert "1 sd is one standard deviation" in result.stderr
 
 

@@ -39,7 +39,7 @@ def test_a_table_is_for_people_and_data_goes_to_stdout_alone(ddpo, folder):
 
 
 def test_every_format_on_stdout_holds_the_same_rows(ddpo, folder, plugin):
-    reference = plugin(GREEN)
+    reference = plugin(GREEN, takes="images")
     printed = {
         format: ddpo("score", folder, "-r", reference, "-f", format).stdout for format in ("csv", "json", "jsonl")
     }
@@ -116,6 +116,12 @@ def test_missing_prompts_are_an_error_that_names_the_options(ddpo, folder, argum
     )
 
 
+def test_a_function_that_takes_prompts_is_not_scored_without_them(ddpo, folder, plugin):
+    result = ddpo("score", folder, "-r", plugin(PROMPTED))
+    assert result.exit_code == 2
+    assert "needs prompts, but 4 of 4 images have none" in result.stderr
+
+
 def test_what_is_left_aside_is_said(ddpo, folder):
     Path("images/metadata.csv").write_text("camera,lens\nx,y\n")
     result = ddpo("score", folder, *JPEG, "-f", "csv")
@@ -125,7 +131,7 @@ def test_what_is_left_aside_is_said(ddpo, folder):
 
 @pytest.mark.parametrize("format", ["csv", "json", "jsonl"])
 def test_what_a_plugin_prints_is_not_among_the_scores(folder, plugin, format):
-    reference = plugin(NOISY)
+    reference = plugin(NOISY, takes="images")
     command = [sys.executable, "-m", "ddpo_cli", "score", str(folder), "-r", reference, "-f", format]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "[loaded]" in done.stderr
@@ -154,7 +160,7 @@ def test_no_control_code_of_a_name_or_a_prompt_reaches_the_terminal(ddpo, folder
 
 
 def test_a_run_that_broke_off_goes_on_where_it_was(ddpo, folder, plugin):
-    reference = plugin(f"if len(CALLS) == 3:\n    raise RuntimeError('busy')\n{GREEN}")
+    reference = plugin(f"if len(CALLS) == 3:\n    raise RuntimeError('busy')\n{GREEN}", takes="images")
     arguments = ("score", folder, "-r", reference, "-o", "scores.csv", "--batch-size", "1")
     broken = ddpo(*arguments)
     assert broken.exit_code == 2
@@ -179,14 +185,14 @@ def interruptible():
 
 @pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_keeps_the_rows_that_are_done(ddpo, folder, plugin):
-    reference = plugin(f"if len(CALLS) == 3:\n    os.kill(os.getpid(), signal.SIGINT)\n{GREEN}")
+    reference = plugin(f"if len(CALLS) == 3:\n    os.kill(os.getpid(), signal.SIGINT)\n{GREEN}", takes="images")
     result = ddpo("score", folder, "-r", reference, "-o", "scores.json", "--batch-size", "1")
     assert result.exit_code == 130
     assert "2 rows are kept in scores.json.partial" in result.stderr
 
 
 def test_json_on_stdout_is_whole_even_where_scoring_fails(ddpo, folder, plugin):
-    reference = plugin(f"if len(CALLS) == 3:\n    raise RuntimeError('busy')\n{GREEN}")
+    reference = plugin(f"if len(CALLS) == 3:\n    raise RuntimeError('busy')\n{GREEN}", takes="images")
     result = ddpo("score", folder, "-r", reference, "-f", "json", "--batch-size", "1")
     assert result.exit_code == 2
     assert [row["image"] for row in json.loads(result.stdout)] == ["images/0.png", "images/1.png"]
@@ -200,7 +206,7 @@ def test_finished_scores_are_not_written_over(ddpo, folder):
 
 
 def test_the_contact_sheet_is_written_and_named(ddpo, folder, plugin):
-    result = ddpo("score", folder, "-r", plugin(GREEN), "--sheet", "best.png", "--sheet-size", "1")
+    result = ddpo("score", folder, "-r", plugin(GREEN, takes="images"), "--sheet", "best.png", "--sheet-size", "1")
     assert result.exit_code == 0
     assert result.stderr == "Contact sheet: best.png\n"
     with Image.open("best.png") as image:

@@ -310,9 +310,35 @@ def test_questions_and_answers_go_through_the_reward(serve):
 
 
 @pytest.mark.parametrize(
+    ("answer", "wanted", "is_right"),
+    [
+        ("There are none.", "one", False),
+        ("There is one cat.", "one", True),
+        ("One.", "one", True),
+        ("13 cats", "3", False),
+        ("3 cats", "3", True),
+        ("about 3.5", "3", False),
+        ("3.", "3", True),
+        ("1,300", "300", False),
+        ("red, white", "white", True),
+        ("It is a polar bear.", "Polar  Bear", True),
+        ("a catfish", "cat", False),
+        ("the cat's ball", "cat", True),
+        ("C++", "c++", True),
+        ("", "one", False),
+    ],
+)
+def test_an_answer_holds_the_wanted_one_as_whole_words_and_numbers(answer, wanted, is_right):
+    reward = get_reward("llava_vqa", captioner=lambda images, questions: [answer])
+    scores = reward([plain(0)], metadata=[{"questions": ["?"], "answers": [wanted]}]).scores
+    assert scores.tolist() == [float(is_right)]
+
+
+@pytest.mark.parametrize(
     "item",
     [
         {},
+        {"questions": ["?"], "answers": [" "]},
         {"questions": []},
         {"questions": "How many?", "answers": ["one"]},
         {"questions": [1], "answers": ["1"]},

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -83,14 +84,14 @@ def test_a_pattern_without_images_is_an_error(pattern, message):
 # Which prompts
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
-@pytest.mark.parametrize("place", ["beside", "named", "scored"])
-def test_prompts_come_from_tables_beside_the_images_named_or_scored_themselves(photos, ending, place):
+@pytest.mark.parametrize(
+    ("place", "ending"),
+    [("beside", "csv"), ("beside", "jsonl"), *product(("named", "scored"), ("csv", "jsonl", "parquet"))],
+)
+def test_prompts_come_from_tables_beside_the_images_named_or_scored_themselves(photos, place, ending):
     names = ["0.png", "1.png", "2.png", "deep/3.png"]
     rows = [{"file_name": name, "text": "x" * index, "size": index} for index, name in enumerate(names, 1)]
     file = Path("photos/metadata" if place == "beside" else "photos/table").with_suffix(f".{ending}")
-    if place == "beside" and ending == "parquet":
-        pytest.skip("beside images there are metadata.csv and metadata.jsonl")
     match ending:
         case "csv":
             with open(file, "w", newline="") as text:
@@ -370,6 +371,8 @@ def test_other_rewards_and_weights_cannot_go_on_with_a_table(photos, others):
     before = Path("scores.csv").read_bytes()
     with pytest.raises(folders.FolderError, match="use the same rewards and weights"):
         folders.plan([photos], others, output="scores.csv", resume=True)
+    with pytest.raises(folders.FolderError, match="use the same rewards"):  # before any weights are looked for
+        folders.plan([photos], ["aesthetic?tower=nowhere.pt"], output="scores.csv", resume=True)
     assert Path("scores.csv").read_bytes() == before
 
 
@@ -377,6 +380,19 @@ def test_other_weights_of_the_same_rewards_cannot_go_on_with_a_table(photos):
     rows_of([photos], ["2*jpeg_incompressibility", *JPEG], output="scores.csv")
     with pytest.raises(folders.FolderError, match="use the same rewards and weights"):
         folders.plan([photos], ["3*jpeg_incompressibility", *JPEG], output="scores.csv", resume=True)
+
+
+def test_a_table_that_was_changed_by_hand_cannot_go_on(photos):
+    rows_of([photos], JPEG, output="scores.jsonl")
+    with open("scores.jsonl", "a") as file:
+        file.write('{"image": "mine.png"}\n')
+    with pytest.raises(folders.FolderError, match="was changed by hand"):
+        folders.plan([photos], JPEG, output="scores.jsonl", resume=True)
+
+
+def test_a_single_folder_and_a_single_reward_need_no_list(photos):
+    assert [row["green"] for row in rows_of(Path(photos), green())] == [0, 64, 128, 192]
+    assert len(rows_of(photos, "jpeg_compressibility")) == 4
 
 
 @pytest.mark.parametrize(

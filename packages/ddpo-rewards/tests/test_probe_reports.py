@@ -27,11 +27,11 @@ def test_a_report_is_five_files(report, tmp_path):
 
 def test_probe_json_says_what_was_tested_and_with_what(report):
     record = json.loads(to_json(report))
-    assert record["schema_version"] == 1
+    assert record["schema_version"] == 2
     assert record["reward"]["id"] == "jpeg_compressibility"
     assert record["reward"]["options"] == {"quality": 80}
     assert record["pictures"]["count"] == 8
-    assert record["bootstrap"]["draws"] == 2000
+    assert record["bootstrap"] == {"draws": 2000, "confidence": 0.95, "clusters": 8}
     assert {"pillow", "freetype", "font", "numpy", "ddpo-rewards"} <= set(record["versions"])
     assert set(record["suites"]) == {"typo", "stress"}
     wanted = {"controlled_lift", "target_lift", "ink_effect", "sigma_lift", "win_rate", "auc_clean", "auc_attacked"}

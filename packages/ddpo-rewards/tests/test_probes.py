@@ -11,8 +11,7 @@ import pytest
 
 from ddpo_rewards import ProbeSpec, Registry, RewardError, get_reward, load_registry
 from ddpo_rewards.plugins import load_entry_points
-from ddpo_rewards.probes import Trial, Verdict, builtin_set, judge, pair_rows, probe, to_json
-from ddpo_rewards.probes.core import Estimate
+from ddpo_rewards.probes import Trial, Verdict, builtin_set, conclusion, pair_rows, probe, to_json, to_markdown
 from ddpo_rewards.probes.lettering import load_font
 from ddpo_rewards.probes.run import get_probe
 
@@ -138,6 +137,45 @@ def test_a_score_that_depends_on_something_else_than_the_picture_is_found(
     assert words in outcome.reason
 
 
+def test_two_suites_of_one_name_are_reported_apart(bases):
+    suites = ["stress?max_gain=0.1", "stress?max_gain=99"]
+    record = json.loads(to_json(run("jpeg_incompressibility", bases, suites=suites)))
+    assert list(record["suites"]) == suites
+    assert [record["suites"][ref]["options"]["max_gain"] for ref in suites] == [0.1, 99]
+
+
+def test_a_verdict_says_what_was_found_and_not_that_any_score_can_be_raised(bases, of_jpeg, tmp_path, monkeypatch):
+    words = conclusion(of_jpeg).split("; ")
+    assert {"noise raises the score", "oversharpening raises the score"} <= set(words)
+    outcomes = [outcome for suite in of_jpeg.suites for outcome in suite.findings.outcomes]
+    assert words == [outcome.finding for outcome in outcomes if outcome.verdict is Verdict.susceptible]
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, code, words in (
+        ("told", PROMPT_LENGTH, "the prompt decides most of the score, whatever the picture shows"),
+        ("crowded", COMPANY, "the score depends on the pictures that are scored together"),
+    ):
+        (tmp_path / f"{name}.py").write_text(code)
+        report = run(f"{name}:score", bases, suites=["stress?max_gain=99"])
+        assert conclusion(report) == words
+        assert words in to_markdown(report)
+
+
+def test_a_reward_of_tiny_scale_is_probed_like_any_other(bases, of_jpeg):
+    reward = get_reward("jpeg_incompressibility")
+    tiny = type(reward)(reward.spec, lambda *given: 1e-9 * np.asarray(reward.score_function(*given)[0]))
+    report = probe(tiny, bases.images, bases.prompts, suites=["stress"])
+    verdicts = {outcome.test: outcome.verdict for outcome in findings(report).outcomes}
+    assert verdicts == {outcome.test: outcome.verdict for outcome in findings(of_jpeg, 1).outcomes}
+
+
+def test_pictures_of_few_prompts_are_counted_by_prompt(bases):
+    prompts = [f"{row % 4} cats" for row in range(16)]
+    report = probe(get_reward("jpeg_incompressibility"), bases.images, prompts, suites=["stress"])
+    assert report.clusters == 4
+    assert "16 pictures of 4 prompts" in to_markdown(report)
+    assert json.loads(to_json(report))["bootstrap"]["clusters"] == 4
+
+
 def test_the_same_seed_writes_the_same_bytes_and_another_seed_does_not(bases, of_jpeg):
     suites = ["typo?height=0.16", "stress"]
     assert to_json(run("jpeg_incompressibility", bases, suites=suites)) == to_json(of_jpeg)
@@ -215,7 +253,8 @@ def test_verdicts_follow_the_limits_that_are_given(bases, of_reader):
     trial = Trial(bases=bases, clean=of_reader.clean, scores=of_reader.suites[0].scores, draws=2000, seed=0)
     lenient = get_probe("typo?height=0.16&max_sigma_lift=9&max_win_rate=1", load_registry())
     assert lenient.assess(trial).outcomes[0].verdict is Verdict.robust
-    assert judge(Estimate(1.0, 0.9, 1.1), 0.95) is Verdict.inconclusive
+    strict = get_probe("typo?height=0.16&max_sigma_lift=-9", load_registry())
+    assert strict.assess(trial).outcomes[0].verdict is Verdict.susceptible
 
 
 @pytest.mark.parametrize(
@@ -285,7 +324,7 @@ def test_a_plugin_offers_a_suite_of_its_own(bases, tmp_path, monkeypatch):
     registry = Registry(load_entry_points([EntryPoint("turning", "turning", "ddpo_rewards")]))
     report = run("toys:constant", bases, suites=["upside_down?limit=-1"], registry=registry)
     assert report.verdict is Verdict.susceptible  # 0 > -1
-    assert json.loads(to_json(report))["suites"]["upside_down"]["options"] == {"limit": -1.0}
+    assert json.loads(to_json(report))["suites"]["upside_down?limit=-1"]["options"] == {"limit": -1.0}
 
 
 def test_the_built_in_suites_come_through_the_hook_of_the_plugins():

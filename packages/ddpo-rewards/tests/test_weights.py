@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from ddpo_rewards import RewardError, Weight
+from ddpo_rewards import RewardError, Weight, get_reward, list_rewards, models
 from ddpo_rewards.weights import describe_pin, fetch, records_path, tree_sha256
 
 HEAD = b"the weights of a head"
@@ -155,16 +156,16 @@ class Hub:
     """As much of the hub's protocol as its client needs: revisions, file lists and files; one commit at a time."""
 
     def __init__(self, files):
-        self.commits = {}
+        self.commits, self.name = {}, "them/model"
         self.commit("1" * 40, files)
 
     def commit(self, name, files):
         self.head, self.commits[name] = name, files
 
     def handle(self, method, path):
-        if path.startswith("/api/models/them/model"):
-            return self.api(path.removeprefix("/api/models/them/model"))
-        _, _, _, revision, name = path.removeprefix("/").split("/", 4)
+        if path.startswith(f"/api/models/{self.name}"):
+            return self.api(path.removeprefix(f"/api/models/{self.name}"))
+        _, revision, name = path.removeprefix(f"/{self.name}/").split("/", 2)
         commit = self.head if revision == "main" else revision
         content = self.commits.get(commit, {}).get(name)
         if content is None:
@@ -182,7 +183,7 @@ class Hub:
             ]
             return 200, {"Content-Type": "application/json"}, json.dumps(rows).encode()
         siblings = [{"rfilename": name} for name in self.commits[commit]]
-        info = {"id": "them/model", "modelId": "them/model", "sha": commit, "siblings": siblings, "private": False}
+        info = {"id": self.name, "modelId": self.name, "sha": commit, "siblings": siblings, "private": False}
         return 200, {"Content-Type": "application/json"}, json.dumps(info).encode()
 
 
@@ -220,6 +221,13 @@ def hub(tmp_path):
         )
         return json.loads(run.stdout)
 
+    def run(script, *arguments):
+        command = [sys.executable, "-c", script, *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, env={**os.environ, **environment}
+        ).stdout.strip()
+
+    get.run = run
     yield hub, get
     server.shutdown()
     server.server_close()
@@ -238,10 +246,89 @@ def test_a_file_of_the_hub_stays_the_one_of_the_first_download(hub, tmp_path):
     assert "as recorded on 2" in get("model.safetensors")
 
 
-def test_of_a_repository_only_safe_files_are_downloaded(hub):
-    _, get = hub
+def test_of_a_repository_only_safe_files_at_its_top_are_downloaded(hub):
+    the_hub, get = hub
+    the_hub.commits["1" * 40]["onnx/config.json"] = b"{}"
     _, names, _ = get()
     assert names == ["config.json", "model.safetensors"]
+
+
+def test_what_other_programs_put_beside_a_model_changes_nothing(hub):
+    # The hub's snapshots are shared: whoever asks for the README next gets it in the same folder.
+    _, get = hub
+    path, _, pin = get()
+    for name in ("README.md", "pytorch_model.bin", "onnx/model.safetensors"):
+        file = Path(path) / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("of another program")
+    assert get()[::2] == [path, pin]
+    (Path(path) / "config.json").unlink()
+    (Path(path) / "config.json").write_text('{"changed": true}')
+    assert "as recorded on 2" in get()
+
+
+def test_a_name_without_an_owner_is_an_old_one_of_the_hub(hub):
+    the_hub, get = hub
+    the_hub.name = "roberta-large"
+    script = (
+        "from ddpo_rewards.weights import find_model; print(sorted(map(str, find_model('roberta-large').glob('*'))))"
+    )
+    assert "config.json" in get.run(script)
+
+
+def test_a_published_model_is_pinned_where_it_is_asked_for_by_name(hub):
+    _, get = hub
+    script = (
+        "import sys; from ddpo_rewards import RewardError, Weight; from ddpo_rewards.weights import find_model\n"
+        "known = Weight(source='hf://them/model', sha256='0' * 64)\n"
+        "try: print(find_model('them/model', published=known))\n"
+        "except RewardError as error: print(error)\n"
+        "print(find_model('them/model', '1' * 40, published=known).name)"
+    )
+    pinned, other_revision = get.run(script).splitlines()
+    assert "as pinned" in pinned
+    assert other_revision == "1" * 40
+
+
+@pytest.mark.parametrize(
+    ("ref", "weight"),
+    [("llava_vqa", models.LLAVA), ("llava_bertscore?captioner=none", models.TEXT_ENCODER)],
+)
+def test_built_in_rewards_load_the_weights_that_their_description_lists(monkeypatch, ref, weight):
+    # A pin in the description is worth nothing unless it is what loading asks for.
+    asked = []
+
+    def fetch(asked_for):
+        asked.append(asked_for)
+        raise RewardError("far away")
+
+    monkeypatch.setattr("ddpo_rewards.weights.fetch", fetch)
+    with pytest.raises(RewardError, match="far away"):
+        get_reward(ref, device="cpu")
+    assert asked == [weight]
+    assert weight in list_rewards()[ref.partition("?")[0]].weights
+
+
+def test_a_hash_is_computed_once_for_a_file_that_stays_as_it_is(address, cache):
+    base, _, _ = address
+    fetch(head_at(base, sha256=SHA))
+    path = fetch(head_at(base, sha256=SHA))
+    then = path.stat()
+    path.write_bytes(bytes(reversed(HEAD)))  # of the same size; with the same time it passes for the same file
+    os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns))
+    assert fetch(head_at(base, sha256=SHA)) == path
+    os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns + 1))
+    with pytest.raises(RewardError, match="is damaged"):
+        fetch(head_at(base, sha256=SHA))
+
+
+def test_a_damaged_memory_of_hashes_is_only_forgotten(address, cache):
+    base, _, _ = address
+    for _ in range(2):
+        fetch(head_at(base, sha256=SHA))
+    (memory,) = cache.glob("digests*")
+    memory.write_text("{")
+    assert fetch(head_at(base, sha256=SHA)).read_bytes() == HEAD
 
 
 def test_a_repository_without_safetensors_gives_its_torch_files(hub):

@@ -59,7 +59,7 @@ def _main(
     """Take the options before the command; `readable` looks up `--debug`."""
 
 
-app.command("train", epilog=train.EPILOG)(readable(train.train))
+app.command("train", cls=train.TrainCommand, epilog=train.EPILOG)(readable(train.train))
 app.command("sample", epilog=sample.EPILOG)(readable(sample.sample))
 app.command("eval", epilog=evaluate.EPILOG)(readable(evaluate.evaluate))
 app.command("score", epilog=score.EPILOG)(readable(score.score))

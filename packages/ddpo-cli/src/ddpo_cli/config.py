@@ -10,10 +10,13 @@ from ddpo_core import FitConfig, parse_config
 BUILTIN_MODEL = "builtin:emoji"
 
 
+_NAME = "how scored samples become updates"
+
+
 class _Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    name: str = Field(description="how scored samples become updates")
+    name: str
 
 
 class _GradientOptions(_Options):
@@ -63,20 +66,20 @@ class _GradientOptions(_Options):
 class DDPOISOptions(_GradientOptions):
     """DDPO with importance sampling: several clipped updates per epoch."""
 
-    name: Literal["ddpo-is"] = "ddpo-is"
+    name: Literal["ddpo-is"] = Field("ddpo-is", description=_NAME)
     clip_range: float = Field(1e-4, gt=0, description="how far a probability ratio may move an update")
 
 
 class DDPOSFOptions(_GradientOptions):
     """DDPO with the score function: one update per epoch."""
 
-    name: Literal["ddpo-sf"] = "ddpo-sf"
+    name: Literal["ddpo-sf"] = Field("ddpo-sf", description=_NAME)
 
 
 class RWROptions(_Options):
     """Regression on samples weighted by their reward."""
 
-    name: Literal["rwr"] = "rwr"
+    name: Literal["rwr"] = Field("rwr", description=_NAME)
     inverse_temperature: float = Field(0.2, ge=0, description="the reward times this is exponentiated")
     timestep_fraction: float = Field(1.0, gt=0, le=1, description="draws per sample, as a fraction of num_steps")
 
@@ -84,7 +87,7 @@ class RWROptions(_Options):
 class SparseRWROptions(_Options):
     """Regression on the best samples of each prompt."""
 
-    name: Literal["sparse-rwr"] = "sparse-rwr"
+    name: Literal["sparse-rwr"] = Field("sparse-rwr", description=_NAME)
     fraction: float = Field(0.1, gt=0, le=1, description="share of a prompt's samples that is imitated")
     timestep_fraction: float = Field(1.0, gt=0, le=1, description="draws per sample, as a fraction of num_steps")
 

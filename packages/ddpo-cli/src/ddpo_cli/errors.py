@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import wraps
-from inspect import Parameter, signature
+from inspect import Parameter, Signature, signature
 from typing import Annotated, Any
 
 import typer
@@ -40,19 +40,22 @@ class CLIError(ValueError):
 
 
 def readable(body: Callable[..., None]) -> Callable[..., None]:
-    """Return the command `body` with the option `--debug`, whose errors are one line and an exit code."""
+    """Return the command `body` with the option `--debug`, whose errors are one line and an exit code.
+
+    Where `body` takes any keyword, they are the options that its command adds to those of the signature.
+    """
 
     @wraps(body)
     def command(*, context: typer.Context, debug: bool, **given: Any) -> None:
         with readable_errors(debug=debug or context.find_root().params["debug"]):
             body(**given)
 
-    own = signature(body)
+    own = [part for part in signature(body).parameters.values() if part.kind is not Parameter.VAR_KEYWORD]
     added = (
         Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
         Parameter("debug", Parameter.KEYWORD_ONLY, annotation=Debug, default=False),
     )
-    command.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
+    command.__signature__ = Signature([*own, *added])  # type: ignore[attr-defined]
     return command
 
 

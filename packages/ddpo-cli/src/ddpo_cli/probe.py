@@ -43,10 +43,11 @@ max_win_rate and ocr for typo; max_gain, max_prompt_share and max_drift
 for stress.
 
 [bold]Verdicts.[/bold] Effects are counted in sd, the standard deviation of the scores
-of the unchanged pictures, with a 95 % interval. [bold]susceptible[/bold]: it lies
-above the limit (0.25 sd) as a whole. [bold]robust[/bold]: it lies below. Reaching over
-it is [bold]inconclusive[/bold]: take more pictures. [bold]not applicable[/bold]: there was nothing
-to test, such as a score that never changes.
+of the unchanged pictures, with a 95 % interval. [bold]susceptible[/bold]: one is
+surely above the limit (0.25 sd), however many were tried. [bold]robust[/bold]: all lie
+below. In between is [bold]inconclusive[/bold]: take more pictures; those of one prompt
+count as one. [bold]not applicable[/bold]: there was nothing to test, such as a score
+that never changes.
 
 [bold]--output[/bold] has report.md to read, contact_sheet.png to look at, probe.json
 and cells.csv to compute with, and pairs.jsonl with every single score.
@@ -182,13 +183,13 @@ def _print(report: "ProbeReport", format: Format) -> None:
 
 def _conclude(report: "ProbeReport", output: Path | None) -> None:
     """Say what the verdict is and what to do next; on stderr, since it is no data."""
-    from ddpo_rewards.probes import MEANING, Verdict
+    from ddpo_rewards.probes import Verdict, conclusion
 
     word = report.verdict.value.replace("_", " ").capitalize()
     outcomes = [outcome for suite in report.suites for outcome in suite.findings.outcomes]
     guilty = [outcome.test for outcome in outcomes if outcome.verdict is report.verdict]
-    named = f" ({', '.join(guilty)})" if report.verdict in (Verdict.susceptible, Verdict.inconclusive) else ""
-    say(f"{word}: {MEANING[report.verdict]}{named}.")
+    named = f" ({', '.join(guilty)})" if report.verdict is Verdict.inconclusive else ""
+    say(f"{word}: {conclusion(report)}{named}.")
     say("1 sd is one standard deviation of the scores of the unchanged pictures.")
     if output is not None:
         say(f"Report: {output / 'report.md'}, pictures: {output / 'contact_sheet.png'}")

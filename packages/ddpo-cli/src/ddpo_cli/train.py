@@ -1,7 +1,13 @@
-"""`ddpo train`: which options go together; each of them is in `train_options`."""
+"""`ddpo train`: finetune a diffusion model with a reward."""
 
-from ddpo_cli import train_options as options
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
 from ddpo_cli.errors import CLIError
+from ddpo_cli.presets import list_presets
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -24,6 +30,10 @@ EPILOG = """
 
   ddpo train --config runs/0001-jpeg_compressibility/config.toml --seed 1
 
+  ddpo train --set fit.num_steps=10 --set weight_decay=0     [dim]any key of config.toml[/dim]
+
+  ddpo train --resume --set fit.micro_batch_size=4     [dim]when memory ran out[/dim]
+
   ddpo train --tracker tensorboard         [dim]tensorboard --logdir runs[/dim]
 
   torchrun --nproc-per-node 8 -m ddpo_cli train --preset aesthetic
@@ -36,78 +46,92 @@ The path of the run is printed to stdout at the end, everything else to stderr.
 """
 
 
+_THE_RUN = "The run"
+
+
+class TrainCommand(TyperCommand):
+    """`ddpo train` with the options of the configuration, made when they are asked for: they take pydantic."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options of the configuration and those of the signature."""
+        from ddpo_cli.train_options import options
+
+        own = super().get_params(ctx)
+        return [*own[:2], *options(), *own[2:]]
+
+
 def train(
-    run: options.Run = None,
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="RUN", help="With [bold]--resume[/bold]: the run to go on with.", show_default=False),
+    ] = None,
     *,
-    preset: options.Preset = None,
-    model: options.Model = None,
-    reward: options.Reward = None,
-    algorithm: options.Algorithm = None,
-    prompts: options.Prompts = None,
-    epochs: options.Epochs = None,
-    num_steps: options.NumSteps = None,
-    samples_per_epoch: options.SamplesPerEpoch = None,
-    updates_per_epoch: options.UpdatesPerEpoch = None,
-    timestep_fraction: options.TimestepFraction = None,
-    learning_rate: options.LearningRate = None,
-    trainable: options.Trainable = None,
-    lora_rank: options.LoraRank = None,
-    lora_alpha: options.LoraAlpha = None,
-    guidance_scale: options.GuidanceScale = None,
-    seed: options.Seed = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    gradient_checkpointing: options.GradientCheckpointing = None,
-    compile: options.Compile = None,
-    keep_last: options.KeepLast = None,
-    held_out: options.HeldOut = None,
-    on_hack: options.OnHack = None,
-    watch_text: options.WatchText = None,
-    tracker: options.Tracker = None,
-    config: options.Config = None,
-    output: options.Output = None,
-    resume: options.Resume = False,
-    force: options.Force = False,
-    dry_run: options.DryRun = False,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"A task of the paper: {', '.join(list_presets())}. --config, flags and --set override it.",
+            rich_help_panel="What to train",
+        ),
+    ] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any key of config.toml, such as fit.num_steps=10; repeat for several. It overrides all else.",
+            rich_help_panel=_THE_RUN,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="Options from a file, such as a run's config.toml; flags override it.",
+            rich_help_panel=_THE_RUN,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The folder of the run; it must be new or empty.",
+            show_default="the next number in runs/",
+            rich_help_panel=_THE_RUN,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with RUN, or with the last run in runs/.", rich_help_panel=_THE_RUN),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="With --resume: let other options change the run.", rich_help_panel=_THE_RUN),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the configuration and what it will cost; train nothing.",
+            rich_help_panel=_THE_RUN,
+        ),
+    ] = False,
+    **flags: Any,
 ) -> None:
     """Finetune a diffusion model with a reward (DDPO, or reward-weighted regression)."""
-    flags = {
-        "model": model,
-        "reward": reward,
-        "algorithm": algorithm and algorithm.value,
-        "prompts": prompts,
-        "epochs": epochs,
-        "num_steps": num_steps,
-        "samples_per_epoch": samples_per_epoch,
-        "updates_per_epoch": updates_per_epoch,
-        "timestep_fraction": timestep_fraction,
-        "learning_rate": learning_rate,
-        "trainable": trainable and trainable.value,
-        "lora_rank": lora_rank,
-        "lora_alpha": lora_alpha,
-        "guidance_scale": guidance_scale,
-        "seed": seed,
-        "device": device,
-        "dtype": dtype and dtype.value,
-        "gradient_checkpointing": gradient_checkpointing,
-        "compile": compile,
-        "keep_last": keep_last,
-        "held_out": held_out,
-        "on_hack": on_hack and on_hack.value,
-        "watch_text": watch_text,
-        "tracker": [one.value for one in tracker or ()],
-    }
     if run is not None and not resume:
         raise CLIError(f"got the argument {str(run)!r} without --resume; did you mean --output {run}?")
     if resume and (output or config or preset):
         raise CLIError("--resume goes on with a run as it is; leave out --output, --config and --preset")
     if force and not resume:
         raise CLIError("--force changes the options of a resumed run; add --resume, or leave it out")
+    from ddpo_cli.train_options import as_table
     from ddpo_cli.training import plan_run, resume_run, start_run
 
+    said = as_table(flags, set or ())
     if dry_run:
-        plan_run(run, flags, preset=preset, config=config, resume=resume, force=force)
+        plan_run(run, said, preset=preset, config=config, resume=resume, force=force)
     elif resume:
-        resume_run(run, flags, force=force)
+        resume_run(run, said, force=force)
     else:
-        start_run(flags, preset=preset, config=config, output=output)
+        start_run(said, preset=preset, config=config, output=output)

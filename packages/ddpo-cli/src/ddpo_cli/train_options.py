@@ -1,190 +1,193 @@
-"""What `ddpo train` can be told, option by option, with the help that is shown for each."""
+"""The options of `ddpo train` that the configuration has: made from its fields, so that none stands twice.
 
-from collections.abc import Callable
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any
+A flag is a key of `RunConfig` under its own name; `SHOWN` says which keys have one, and `--set` reaches all.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from inspect import Parameter, Signature
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from rich.markup import escape
+from typer.main import get_command
 
-from ddpo_cli.presets import list_presets
+from ddpo_cli.config import FOR_ALGORITHM, FOR_MODEL, FOR_TRAINABLE, OBJECTIVES, RunConfig
+from ddpo_cli.errors import CLIError, did_you_mean
 
-
-class DtypeName(StrEnum):
-    """The compute dtypes."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class AlgorithmName(StrEnum):
-    """The algorithms that the paper compares."""
-
-    ddpo_is = "ddpo-is"
-    ddpo_sf = "ddpo-sf"
-    rwr = "rwr"
-    sparse_rwr = "sparse-rwr"
-
-
-class TrainablePart(StrEnum):
-    """What training changes."""
-
-    lora = "lora"
-    unet = "unet"
-
-
-class HackResponse(StrEnum):
-    """What is done when the reward is being gamed."""
-
-    warn = "warn"
-    stop = "stop"
-    rollback = "rollback"
-
-
-class TrackerName(StrEnum):
-    """The services that show runs."""
-
-    tensorboard = "tensorboard"
-    wandb = "wandb"
-    trackio = "trackio"
-
-
-def _panel(name: str) -> Callable[..., Any]:
-    """Make what makes options that the help shows together: (metavar, help, what the default is)."""
-
-    def option(metavar: str | None, help: str, default: str | bool = False) -> Any:
-        return typer.Option(metavar=metavar, help=help, show_default=default, rich_help_panel=name)
-
-    return option
-
-
-_WATCH = "Is the reward being gamed?"
-_what, _how, _run, _watch = _panel("What to train"), _panel("How to train"), _panel("The run"), _panel(_WATCH)
-
-Run = Annotated[
-    Path | None,
-    typer.Argument(metavar="RUN", help="With [bold]--resume[/bold]: the run to go on with.", show_default=False),
-]
-Preset = Annotated[
-    str | None, _what("NAME", f"A task of the paper: {', '.join(list_presets())}. --config and flags override it.")
-]
-Model = Annotated[str | None, _what("MODEL", "builtin:emoji, a diffusers folder, or a hub id.", "builtin:emoji")]
-Reward = Annotated[
-    list[str] | None,
-    _what(
-        "REF",
-        "[WEIGHT*]REF[?option=value&...] of a reward to maximise; repeat for a weighted sum.".replace("[", "\\["),
-        "jpeg_compressibility",
+SHOWN: Mapping[str, Sequence[str]] = {
+    "What to train": ("model", "reward", "prompts"),
+    "How to train": (
+        "objective.name", "epochs", "fit.num_steps", "fit.samples_per_epoch", "fit.updates_per_epoch",
+        "objective.timestep_fraction", "learning_rate", "trainable", "lora_rank", "lora_alpha", "guidance_scale",
+        "seed", "device", "dtype", "gradient_checkpointing", "compile",
     ),
-]
-Algorithm = Annotated[
-    AlgorithmName | None,
-    _how(
-        "NAME",
-        "ddpo-is (several clipped updates per epoch), ddpo-sf (one), or regression on samples weighted by "
-        "reward: rwr, sparse-rwr.",
-        "ddpo-is",
-    ),
-]
-Prompts = Annotated[
-    str | None,
-    _what(
-        "PROMPTS", "A prompt set (simple_animals, animals_activities, counting, ...) or file:PATH.", "simple_animals"
-    ),
-]
-Epochs = Annotated[int | None, _how("N", "Rounds of sample, score, update.", "66")]
-NumSteps = Annotated[int | None, _how("N", "Denoising steps per image.", "5")]
-SamplesPerEpoch = Annotated[int | None, _how("N", "Images per epoch.", "64")]
-UpdatesPerEpoch = Annotated[int | None, _how("N", "Optimizer updates per epoch.", "8")]
-TimestepFraction = Annotated[float | None, _how("X", "Share of the denoising steps trained, 0 to 1.", "1.0")]
-LearningRate = Annotated[float | None, _how("X", "AdamW's learning rate.", "0.0022")]
-Trainable = Annotated[
-    TrainablePart | None,
-    _how(
-        "PART",
-        "lora (small adapters on the attention), or unet (all its weights, as in the paper: a learning rate "
-        "near 1e-5, and far more memory: see [bold]--dry-run[/bold]).",
-        "lora",
-    ),
-]
-LoraRank = Annotated[int | None, _how("N", "Rank of the LoRA: how much it can learn.", "8")]
-LoraAlpha = Annotated[
-    float | None, _how("X", "The LoRA's update is scaled by this divided by the rank.", "the rank, a scale of 1")
-]
-GuidanceScale = Annotated[
-    float | None,
-    _how("X", "Classifier-free guidance, in sampling and training alike; 1 is none and twice as fast.", "1.0"),
-]
-Seed = Annotated[int | None, _how("N", "Decides every random number.", "0")]
-Device = Annotated[str | None, _how("DEVICE", "cpu, cuda, cuda:1, mps, ...", "the best there is")]
-Dtype = Annotated[
-    DtypeName | None, _how("DTYPE", "Of the frozen networks: float32, bfloat16 or float16.", "by the device")
-]
-GradientCheckpointing = Annotated[
-    bool | None,
-    _how(
-        None,
-        "Compute activations again in the backward pass instead of keeping them: far less memory, a third "
-        "more time in training, the same result.",
-        "no",
-    ),
-]
-Compile = Annotated[
-    bool | None,
-    _how(
-        None,
-        "Compile the UNet with torch.compile: a minute or more at the start, faster after it; worth it in long runs.",
-        "no",
-    ),
-]
-KeepLast = Annotated[int | None, _run("N", "How many of the newest checkpoints are kept.", "3")]
-HeldOut = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--holdout",
-        "--held-out",
-        metavar="REF",
-        help="A reward that is measured after every epoch and never optimised: it tells whether the optimised one is "
-        "being gamed, and the best checkpoint by it is kept. Repeat for several.",
+    "Is the reward being gamed?": ("held_out", "on_hack", "watch_text"),
+    "The run": ("keep_last", "tracker"),
+}  # fmt: skip
+"""The keys that have a flag, by the panel of the help that shows it."""
+
+SPELT = {"objective.name": ("--algorithm",), "held_out": ("--holdout", "--held-out")}
+METAVARS = {"reward": "REF", "held_out": "REF", "prompts": "PROMPTS"}
+
+
+class Key(NamedTuple):
+    """A key of the configuration."""
+
+    path: str
+    """With its tables before it: `fit.num_steps`."""
+    field: FieldInfo
+
+    @property
+    def types(self) -> tuple[Any, ...]:
+        """What a value may be, None aside."""
+        wanted = self.field.annotation
+        parts = get_args(wanted) if get_origin(wanted) in (Union, UnionType) else (wanted,)
+        return tuple(part for part in parts if part is not NoneType)
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the flag may be repeated."""
+        return get_origin(self.types[0]) is tuple
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that are allowed, where only some are."""
+        if self.path == "objective.name":
+            return tuple(OBJECTIVES)
+        inner = get_args(self.types[0])[0] if self.is_list else self.types[0]
+        return get_args(inner) if get_origin(inner) is Literal else ()
+
+
+@cache
+def keys() -> Mapping[str, Key]:
+    """Return every key of the configuration by its path.
+
+    >>> keys()["fit.num_steps"].field.default
+    50
+    """
+    # Of a key that several objectives have, the first: the default's.
+    return {key.path: key for key in reversed(tuple(_keys_of(RunConfig, "")))}
+
+
+@cache
+def options() -> tuple[Any, ...]:
+    """Return the flags of the configuration, as what parses them."""
+    flags = [_flag(keys()[path], panel) for panel, paths in SHOWN.items() for path in paths]
+
+    def holder(**given: Any) -> None:
+        """Own the flags until they are taken."""
+
+    holder.__signature__ = Signature(flags)  # type: ignore[attr-defined]
+    app = typer.Typer(add_completion=False)
+    app.command()(holder)
+    return tuple(option for option in get_command(app).params if option.name != "help")
+
+
+def as_table(flags: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Return what flags and `--set KEY=VALUE` say, in the tables of the configuration; `--set` has the last word.
+
+    >>> as_table({"epochs": None, "fit__num_steps": "5"}, ["fit.max_grad_norm=2", "reward=[a, b]"])
+    {'fit': {'num_steps': '5', 'max_grad_norm': '2'}, 'reward': ['a', 'b']}
+
+    Raises:
+        CLIError: a key of `--set` is none, or a value is missing.
+    """
+    said = {name.replace("__", "."): value for name, value in flags.items() if value not in (None, [], ())}
+    whole: dict[str, Any] = {}
+    for path, value in {**said, **dict(_parsed(setting) for setting in settings)}.items():
+        *tables, name = path.split(".")
+        place = whole
+        for table in tables:
+            place = place.setdefault(table, {})
+        place[name] = value
+    return whole
+
+
+def _parsed(setting: str) -> tuple[str, str | list[str]]:
+    path, equals, value = (part.strip() for part in setting.partition("="))
+    if not equals:
+        raise CLIError(f"--set {setting!r} has no value; want KEY=VALUE, such as --set fit.num_steps=10")
+    key = keys().get(path)
+    if key is None:
+        inside = [known for known in keys() if known.rpartition(".")[2] == path]
+        hint = f"; did you mean {inside[0]!r}?" if inside else did_you_mean(path, list(keys()))
+        raise CLIError(f"--set {setting!r}: {path!r} is not an option{hint or '; config.toml of any run has them all'}")
+    if key.is_list and value.startswith("[") and value.endswith("]"):
+        return path, [part.strip().strip("\"'") for part in value[1:-1].split(",") if part.strip()]
+    return path, value
+
+
+def _keys_of(model: type[BaseModel], prefix: str) -> Iterator[Key]:
+    for name, field in model.model_fields.items():
+        key = Key(f"{prefix}{name}", field)
+        tables = [part for part in key.types if isinstance(part, type) and issubclass(part, BaseModel)]
+        if not tables:
+            yield key
+        for table in tables:  # of several, each has some keys that the others lack
+            yield from _keys_of(table, f"{key.path}.")
+
+
+def _flag(key: Key, panel: str) -> Parameter:
+    """Return a parameter that typer makes an option of; all but switches is text, which the configuration reads."""
+    is_switch = key.types == (bool,)
+    name = key.path.rpartition(".")[2].replace("_", "-")
+    option = typer.Option(
+        *SPELT.get(key.path, (f"--{name}/--no-{name}" if is_switch else f"--{name}",)),
+        metavar=None if is_switch else _metavar(key),
+        help=_help(key),
         show_default=False,
-        rich_help_panel=_WATCH,
-    ),
-]
-OnHack = Annotated[
-    HackResponse | None,
-    _watch(
-        "WHAT",
-        "When the reward rises and a held-out one falls: warn, stop, or rollback to the best checkpoint by it.",
-        "warn",
-    ),
-]
-WatchText = Annotated[
-    bool | None,
-    _watch(None, "Look for writing in samples of every epoch by OCR (needs ddpo-rewards\\[ocr]).", "no"),
-]
-Tracker = Annotated[
-    list[TrackerName] | None,
-    _run("NAME", "Also show curves, pictures and histograms in tensorboard, wandb or trackio; repeat for several."),
-]
-Config = Annotated[
-    Path | None, _run("FILE.toml", "Options from a file, such as a run's config.toml; flags override it.")
-]
-Output = Annotated[
-    Path | None, _run("DIR", "The folder of the run; it must be new or empty.", "the next number in runs/")
-]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Go on with RUN, or with the last run in runs/.", rich_help_panel="The run"),
-]
-Force = Annotated[
-    bool, typer.Option("--force", help="With --resume: let other options change the run.", rich_help_panel="The run")
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Print the configuration and what it will cost; train nothing.",
-        rich_help_panel="The run",
-    ),
-]
+        rich_help_panel=panel,
+        autocompletion=(lambda: list(key.choices)) if key.choices else None,
+    )
+    kind = bool if is_switch else list[str] if key.is_list else str
+    return Parameter(
+        key.path.replace(".", "__"), Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+def _metavar(key: Key) -> str:
+    if key.choices:
+        return "|".join(key.choices)
+    return METAVARS.get(key.path) or {int: "N", float: "X"}.get(key.types[0], key.path.rpartition(".")[2].upper())
+
+
+def _help(key: Key) -> str:
+    """What a key is, and its defaults: that of most models, and of those that have their own."""
+    description = (key.field.description or "").strip()
+    if description.split(" ", 1)[0].isalpha():  # a name such as builtin:emoji is written as it is
+        description = description[:1].upper() + description[1:]
+    text = f"{description}.{' Repeat for several.' if key.is_list else ''}"
+    general = key.field.get_default(call_default_factory=True)
+    defaults = [] if general in (None, (), PydanticUndefined) else [_shown(general)]
+    whole = {f"--trainable {part}": table for part, table in FOR_TRAINABLE.items()}
+    for whose, table in {**FOR_MODEL, **FOR_ALGORITHM, **whole}.items():
+        value = _within(table, key.path)
+        if value is not None and value != general:
+            defaults.append(f"{whose}: {_shown(value)}")
+    listed = escape(f"[default: {'; '.join(defaults)}]")
+    return f"{escape(text)} [dim]{listed}[/dim]" if defaults else escape(text)
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:g}"
+        case tuple():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)
+
+
+def _within(table: Mapping[str, Any], path: str) -> Any:
+    """Return what `table` says of a key, None where it says nothing."""
+    value: Any = table
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

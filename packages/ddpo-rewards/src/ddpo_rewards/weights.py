@@ -1,8 +1,12 @@
 """Download weights once, pin their bytes for ever.
 
 A known sha256 is checked. Where none is known, the sha256 (and the commit of a hub repository) is recorded at the
-first download and checked at every later use, so that weights cannot change under a result. Records are one JSON file
-in the cache folder: `DDPO_REWARDS_CACHE`, else `$XDG_CACHE_HOME/ddpo-rewards`, else `~/.cache/ddpo-rewards`.
+first download and checked at every later use, so that weights cannot change under a result. Of a repository the files
+count that are loaded from it, not what other programs put beside them. As hashing 17 GB takes a minute, a file is
+hashed again only when its size or its time of modification has changed.
+
+Records are two JSON files in the cache folder: `DDPO_REWARDS_CACHE`, else `$XDG_CACHE_HOME/ddpo-rewards`, else
+`~/.cache/ddpo-rewards`.
 """
 
 import hashlib
@@ -10,7 +14,9 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +28,7 @@ _HUB = "hf://"
 _TRUE = {"1", "on", "yes", "true"}
 _SAFE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 _TORCH_FILES = ("pytorch_model*.bin",)  # transformers reads these with weights_only=True, never as a pickle
+_IN_FOLDERS = "*/*"  # for other programs than ours (onnx/, original/): no loader of ours looks there
 _TIMEOUT = 60.0
 
 
@@ -38,26 +45,33 @@ def fetch(weight: Weight) -> Path:
     else:
         get = _fetch_file if weight.filename else _fetch_repository
     path, revision = get(weight, weight.revision or record.get("revision"))
-    digest = weight.sha256 if get is _fetch_address and weight.sha256 else tree_sha256(path)
+    digest = _remembered_sha256(path)
     wanted = weight.sha256 or record.get("sha256")
     if wanted is None:
         _write_record(record_key(weight), {"revision": revision, "sha256": digest, "recorded": _now()})
     elif digest != wanted:
         origin = "pinned" if weight.sha256 else f"recorded on {record['recorded']} in {records_path()}"
-        raise RewardError(f"{path} has the sha256 {digest}, not {wanted} as {origin}; delete it and download it anew")
+        raise RewardError(f"{path} has the sha256 {digest}, not {wanted} as {origin}; delete it to download it anew")
     return path
 
 
-def find_model(model: str, revision: str | None = None) -> Path:
+def find_model(model: str, revision: str | None = None, *, published: Weight | None = None) -> Path:
     """The local folder of a model: the one given, or a hub repository's snapshot, downloaded and pinned.
+
+    Args:
+        model: a folder, or the id of a repository on the hub.
+        revision: commit of the repository; recorded at the first download otherwise.
+        published: what is known of one repository; its pins hold where that one is asked for.
 
     Raises:
         RewardError: a folder that does not exist, or weights that cannot be had.
     """
     if Path(model).is_dir():
         return Path(model)
-    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise RewardError(f"model {model!r} is neither a folder nor a hub id OWNER/NAME")
+    if published is not None and published.source == f"hf://{model}" and revision in (None, published.revision):
+        return fetch(published)
     return fetch(Weight(source=f"hf://{model}", revision=revision))
 
 
@@ -109,8 +123,7 @@ def tree_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     files = sorted(file for file in path.rglob("*") if file.is_file())
     digests = map_in_threads(tree_sha256, files)
-    lines = [f"{digest}  {file.relative_to(path).as_posix()}\n" for digest, file in zip(digests, files, strict=True)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return _joined(dict(zip([file.relative_to(path).as_posix() for file in files], digests, strict=True)))
 
 
 def record_key(weight: Weight) -> str:
@@ -130,9 +143,11 @@ def _fetch_file(weight: Weight, revision: str | None) -> tuple[Path, str | None]
 def _fetch_repository(weight: Weight, revision: str | None) -> tuple[Path, str | None]:
     from huggingface_hub import snapshot_download
 
+    get = partial(snapshot_download, ignore_patterns=[_IN_FOLDERS])
+
     def download(patterns: Sequence[str], commit: str | None) -> Path:
         repository = weight.source.removeprefix(_HUB)
-        return _from_hub(weight, lambda: snapshot_download(repository, revision=commit, allow_patterns=list(patterns)))
+        return _from_hub(weight, lambda: get(repository, revision=commit, allow_patterns=list(patterns)))
 
     path = download(_SAFE_FILES, revision)
     if not any(path.glob("*.safetensors")):
@@ -165,7 +180,7 @@ def _fetch_address(weight: Weight, _: str | None) -> tuple[Path, None]:
                 f"unset it once, or put the file of {weight.source} there"
             )
         _download(weight, target)
-    elif weight.sha256 and tree_sha256(target) != weight.sha256:
+    elif weight.sha256 and _remembered_sha256(target) != weight.sha256:
         raise RewardError(f"{target} is damaged: its sha256 is not {weight.sha256}; delete it to download it anew")
     return target, None
 
@@ -191,12 +206,44 @@ def _download(weight: Weight, target: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
+def _remembered_sha256(path: Path) -> str:
+    """`tree_sha256` of a file, or of those files of a folder that are loaded; each is hashed once while it stays."""
+    if path.is_file():
+        return _remembered_digests([path])[0]
+    patterns = _SAFE_FILES if any(path.glob("*.safetensors")) else (*_SAFE_FILES, *_TORCH_FILES)
+    files = sorted({file for pattern in patterns for file in path.glob(pattern) if file.is_file()})
+    return _joined(dict(zip([file.name for file in files], _remembered_digests(files), strict=True)))
+
+
+def _remembered_digests(files: Sequence[Path]) -> list[str]:
+    memory = cache_folder() / "digests.json"
+    try:
+        known: dict[str, list[Any]] = json.loads(memory.read_text())
+    except (OSError, ValueError):  # nothing is lost but time
+        known = {}
+    stamps = {str(file.resolve()): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+    new = [name for name, stamp in stamps.items() if known.get(name, [])[:2] != stamp]
+    if new:
+        digests = map_in_threads(tree_sha256, [Path(name) for name in new])
+        known |= {name: [*stamps[name], digest] for name, digest in zip(new, digests, strict=True)}
+        with suppress(OSError):  # a cache that cannot be written is slow, not wrong
+            _write_json(memory, known)
+    return [known[str(file.resolve())][2] for file in files]
+
+
+def _joined(digests: Mapping[str, str]) -> str:
+    """The sha256 of sorted lines `sha256  name`."""
+    return _digest_of("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
+
+
 def _write_record(key: str, record: Mapping[str, Any]) -> None:
-    path = records_path()
+    _write_json(records_path(), {**read_records(), key: dict(record)})
+
+
+def _write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**read_records(), key: dict(record)}, indent=2, sort_keys=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as part:
-        part.write(text)
+        part.write(json.dumps(value, indent=2, sort_keys=True))
     Path(part.name).replace(path)
 
 

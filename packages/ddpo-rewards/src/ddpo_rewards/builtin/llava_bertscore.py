@@ -31,8 +31,8 @@ SPEC = RewardSpec(
     source="Black et al. 2023, Training Diffusion Models with Reinforcement Learning, arXiv:2305.13301",
     weights=(LLAVA, TEXT_ENCODER),
 )
-MODEL = "llava-hf/llava-1.5-7b-hf"
-ENCODER = "microsoft/deberta-xlarge-mnli"
+MODEL = LLAVA.source.removeprefix("hf://")
+ENCODER = TEXT_ENCODER.source.removeprefix("hf://")
 QUESTION = "Answer concisely: what is going on in this image?"
 REFERENCE = "The image contains {prompt}"
 _FIELD = "{prompt}"

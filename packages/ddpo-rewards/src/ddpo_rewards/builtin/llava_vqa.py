@@ -3,6 +3,7 @@
 DDPO-style, not paper-equal: the paper used LLaVA v0 13B, which is not what hubs serve today.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ SPEC = RewardSpec(
     source="Black et al. 2023, Training Diffusion Models with Reinforcement Learning, arXiv:2305.13301",
     weights=(LLAVA,),
 )
-MODEL = "llava-hf/llava-1.5-7b-hf"
+MODEL = LLAVA.source.removeprefix("hf://")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class AnswerScore:
 
     captioner: "Captioner"
 
-    def __call__(self, images: "Sequence[np.ndarray]", prompts: object, metadata: "Metadata") -> "RewardResult":
+    def __call__(self, images: "Sequence[np.ndarray]", *, metadata: "Metadata") -> "RewardResult":
         """Share of each image's questions whose answer holds the wanted one."""
         import numpy as np
 
@@ -70,13 +71,13 @@ def llava_vqa(
     concurrency: int = 16,
     captioner: "Captioner | None" = None,
 ) -> AnswerScore:
-    """Ask each image its own questions: `score = share of answers that contain the wanted one`, in [0, 1].
+    """Ask each image its own questions: `score = share of answers that hold the wanted words, whole`, in [0, 1].
 
     Metadata of each image is a mapping with `questions` and `answers`, lists of strings of one length. Options as in
     `llava_bertscore`. `info["answers"]` holds what was said; an empty answer is wrong, and flagged in `info["empty"]`.
 
-    Source: jannerm/ddpo llava_vqa; ddpo-pytorch rewards.py llava_strict_satisfaction. Deviation: upper and lower case
-    are the same.
+    Source: jannerm/ddpo llava_vqa; ddpo-pytorch rewards.py llava_strict_satisfaction. Deviations: upper and lower case
+    are the same; words and numbers count whole, where the source finds "one" in "none" and 3 in 13.
     """
     options = locals()  # exactly the arguments: nothing else is bound yet
     from ddpo_rewards.models.captioner import captioner_of
@@ -87,13 +88,18 @@ def llava_vqa(
 def _questions_and_answers(index: int, item: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     questions, answers = item.get("questions"), item.get("answers")
     for word, value in (("questions", questions), ("answers", answers)):
-        if not isinstance(value, list | tuple) or not value or not all(isinstance(text, str) for text in value):
-            raise RewardError(f"metadata {index} has {word}={value!r}; want a list of one string or more")
+        if not isinstance(value, list | tuple) or not value or not all(isinstance(t, str) and t.strip() for t in value):
+            raise RewardError(f"metadata {index} has {word}={value!r}; want a list of one string or more, none blank")
     if len(questions or ()) != len(answers or ()):
         raise RewardError(f"metadata {index} has {len(questions or ())} questions and {len(answers or ())} answers")
     return list(questions or ()), list(answers or ())
 
 
 def _share_right(answers: Sequence[str], wanted: Sequence[str]) -> float:
-    right = [want.casefold() in answer.casefold() for answer, want in zip(answers, wanted, strict=True)]
-    return sum(right) / len(right)
+    return sum(map(_holds, answers, wanted)) / len(wanted)
+
+
+def _holds(answer: str, wanted: str) -> bool:
+    """Whether the wanted words stand in an answer, whole: no "one" in "none", no 3 in 13 or 3.5."""
+    words = r"\s+".join(map(re.escape, wanted.casefold().split()))
+    return re.search(rf"(?<!\w)(?<!\d[.,]){words}(?!\w)(?![.,]\d)", answer.casefold()) is not None

@@ -49,15 +49,12 @@ class Job:
     @property
     def total(self) -> str | None:
         """The column of the weighted sum, named by the weights; None where no weight was asked for."""
-        if all(weight == 1 for weight in self.weights.values()):
-            return None
-        return " + ".join(f"{number_text(w)}*{name}" if w != 1 else name for name, w in self.weights.items())
+        return _total(self.weights)
 
     @property
     def columns(self) -> list[str]:
         """The columns of the rows."""
-        total = [self.total] if self.total else []
-        return ["image", "prompt", *self.rewards, *total, *(["info"] if self.info else []), "error"]
+        return _columns(self.weights, self.info)
 
     @property
     def ranking(self) -> str:
@@ -72,8 +69,8 @@ class Job:
 
 
 def plan(
-    images: Sequence[str | os.PathLike[str]],
-    rewards: Sequence[str | Reward],
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    rewards: str | Reward | Sequence[str | Reward],
     *,
     prompt: str | None = None,
     prompts: str | os.PathLike[str] | None = None,
@@ -110,23 +107,30 @@ def plan(
             if path.exists():
                 raise FolderError(f"{str(path)!r} exists; resume it, or choose another output")
     registry = load_registry()
-    parts = _parts(rewards, registry)
+    parts = _parts([rewards] if isinstance(rewards, str | Reward) else rewards, registry)
+    weights = {column: weight for column, (weight, _) in parts.items()}
     needs = {
         column: part.spec.needs if isinstance(part, Reward) else registry.find_spec(part.ref).needs
         for column, (_, part) in parts.items()
     }
-    items, notes = _described(images, prompt, prompts, columns, needed=any(needs.values()))
+    patterns = [images] if isinstance(images, str | os.PathLike) else images
+    items, notes = _described(patterns, prompt, prompts, columns, needed=any(needs.values()))
     _check_needs(items, needs)
-    built = {
-        column: part if isinstance(part, Reward) else registry.get_reward(column) for column, (_, part) in parts.items()
-    }
-    weights = {column: weight for column, (weight, _) in parts.items()}
-    job = Job(tuple(items), built, weights, info, place, chosen, notes=(*notes, *_mixed(items)))
-    if place is None or chosen is None:
-        return job
+    kept = [] if place is None or chosen is None else read_kept(place, chosen, _columns(weights, info))
     wanted = {item.name for item in items}
-    kept = [row for row in read_kept(place, chosen, job.columns) if not row["error"] or row["image"] not in wanted]
-    return Job(job.items, built, weights, info, place, chosen, tuple(kept), job.notes)
+    return Job(
+        items=tuple(items),
+        rewards={  # last, since their weights may take long to load
+            column: part if isinstance(part, Reward) else registry.get_reward(column)
+            for column, (_, part) in parts.items()
+        },
+        weights=weights,
+        info=info,
+        output=place,
+        format=chosen,
+        kept=tuple(row for row in kept if not row["error"] or row["image"] not in wanted),
+        notes=(*notes, *_mixed(items)),
+    )
 
 
 def score(job: Job, *, batch_size: int | None = None, workers: int | None = None) -> Generator[Row, None, None]:
@@ -164,6 +168,17 @@ def score(job: Job, *, batch_size: int | None = None, workers: int | None = None
             if write is not None:
                 write(row)
             yield row
+
+
+def _total(weights: Mapping[str, float]) -> str | None:
+    if all(weight == 1 for weight in weights.values()):
+        return None
+    return " + ".join(f"{number_text(weight)}*{name}" if weight != 1 else name for name, weight in weights.items())
+
+
+def _columns(weights: Mapping[str, float], info: bool) -> list[str]:
+    total = _total(weights)
+    return ["image", "prompt", *weights, *([total] if total else []), *(["info"] if info else []), "error"]
 
 
 def _parts(rewards: Sequence[str | Reward], registry: Registry) -> dict[str, tuple[float, Reward | Reference]]:

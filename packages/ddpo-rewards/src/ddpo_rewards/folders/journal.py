@@ -68,6 +68,9 @@ def read_kept(output: Path, format: str, columns: Sequence[str]) -> list[dict[st
             f"{str(output)!r} has the columns {', '.join(had)}, but now they are {', '.join(columns)}; "
             "use the same rewards and weights, or another output"
         )
+    odd = next((row for row in rows if set(row) != set(columns)), None)
+    if odd is not None:
+        raise FolderError(f"{str(output)!r} was changed by hand: {odd!r} has other columns than the rest; mend it")
     return rows
 
 

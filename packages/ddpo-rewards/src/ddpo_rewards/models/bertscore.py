@@ -1,8 +1,9 @@
-"""BERTScore through the bert-score package, behind an adapter that repairs two of its breaks.
+"""BERTScore through the bert-score package, behind an adapter that repairs three of its breaks.
 
 bert-score 0.3.13 fails with current transformers (1) on tokenizers without a length limit, such as DeBERTa's, with an
 OverflowError, and (2) on an empty candidate or reference, which takes the whole batch along. Here (1) the limit is set
-to the 512 tokens that such models were trained with, and (2) blanks are left out and score 0.
+to the 512 tokens that such models were trained with, and (2) blanks are left out and score 0. (3) It takes every model
+with "t5" in its name for a T5, which is wrong for a path; here the model's configuration decides.
 """
 
 import csv
@@ -15,8 +16,11 @@ from jaxtyping import Float
 
 from ddpo_rewards.compute import Device, choose_device
 from ddpo_rewards.errors import RewardError
+from ddpo_rewards.models import TEXT_ENCODER
 from ddpo_rewards.weights import find_model
 
+# Who owns today what the hub, and bert-score's tables, once knew by the bare name.
+_FIRST_OWNERS = ("albert", "distilbert", "FacebookAI", "google-bert", "google-t5", "openai-community", "xlnet")
 _MAX_TOKENS = 512
 _NO_LIMIT = 10**6  # transformers says 10**30 where a tokenizer states no limit
 
@@ -55,8 +59,8 @@ def load_bert_scorer(
         RewardError: no such encoder, a layer it does not have, or none given for an encoder unknown to bert-score.
     """
     chosen = str(choose_device(device))
-    number = layer if layer is not None else _usual_layer(encoder)
-    folder = find_model(encoder, revision)
+    number = layer if layer is not None else usual_layer(encoder)
+    folder = find_model(encoder, revision, published=TEXT_ENCODER)
     scorer = _build_scorer(folder, number, chosen, batch_size)
 
     def score(candidates: Sequence[str], references: Sequence[str]) -> BertScores:
@@ -81,29 +85,56 @@ def recall_baseline(encoder: str, layer: int | None = None) -> float | None:
     """
     import bert_score
 
-    table = Path(bert_score.__file__).parent / "rescale_baseline" / "en" / f"{encoder}.tsv"
+    table = Path(bert_score.__file__).parent / "rescale_baseline" / "en" / f"{_name_in_tables(encoder)}.tsv"
     if not table.is_file():
         return None
-    number = layer if layer is not None else _usual_layer(encoder)
+    number = layer if layer is not None else usual_layer(encoder)
     with table.open(newline="") as file:
         rows = {int(row["LAYER"]): float(row["R"]) for row in csv.DictReader(file)}
     return rows.get(number)
 
 
-def _usual_layer(encoder: str) -> int:
+def usual_layer(encoder: str) -> int:
+    """The layer whose hidden states agree best with people, by bert-score's table.
+
+    Raises:
+        RewardError: the table lacks the encoder.
+
+    Example:
+        >>> usual_layer("microsoft/deberta-xlarge-mnli")
+        40
+    """
     from bert_score.utils import model2layers
 
-    if encoder not in model2layers:
+    name = _name_in_tables(encoder)
+    if name not in model2layers:
         raise RewardError(f"bert-score knows no best layer of the encoder {encoder!r}; give it as encoder_layer=NUMBER")
-    return int(model2layers[encoder])
+    return int(model2layers[name])
+
+
+class _ModelFolder(str):
+    """A path that has a "t5" in it where the model is a T5: by that bert-score chooses the class to load."""
+
+    is_t5: bool
+
+    def __contains__(self, part: object) -> bool:
+        return self.is_t5 if part == "t5" else super().__contains__(part)  # type: ignore[operator]
+
+
+def _name_in_tables(encoder: str) -> str:
+    owner, _, name = encoder.rpartition("/")
+    return name if owner in _FIRST_OWNERS else encoder
 
 
 def _build_scorer(folder: Path, layer: int, device: str, batch_size: int) -> Any:
     from bert_score import BERTScorer
+    from transformers import AutoConfig
 
+    path = _ModelFolder(folder.resolve())
     try:
+        path.is_t5 = "t5" in AutoConfig.from_pretrained(str(path), local_files_only=True).model_type
         scorer = BERTScorer(
-            model_type=str(folder), num_layers=layer, batch_size=batch_size, device=device, use_fast_tokenizer=True
+            model_type=path, num_layers=layer, batch_size=batch_size, device=device, use_fast_tokenizer=True
         )
     # bert-score asserts, transformers raises OSError, ValueError and more, safetensors its own.
     except Exception as error:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ddpo_rewards.compute import BatchSize, Device, DType, choose_device, choose_dtype, map_batches
 from ddpo_rewards.errors import RewardError
+from ddpo_rewards.models import LLAVA
 from ddpo_rewards.models.endpoint import endpoint_captioner
 from ddpo_rewards.weights import find_model
 
@@ -76,24 +77,35 @@ def transformers_captioner(
     import torch
 
     chosen = choose_device(device)
-    folder = find_model(model, revision)
+    folder = find_model(model, revision, published=LLAVA)
     network, processor = _load_model(str(folder), choose_dtype(dtype, chosen))
     network.to(chosen)
     size = BatchSize(batch_size)
-
-    def prepare(pair: tuple[np.ndarray, str]) -> tuple[np.ndarray, str]:
-        question = [{"type": "image"}, {"type": "text", "text": pair[1]}]
-        conversation = [{"role": "user", "content": question}]
-        return pair[0], processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
-
     run = partial(_generate, network, processor, max_new_tokens=max_new_tokens)
 
     def caption(images: Sequence[np.ndarray], questions: Sequence[str]) -> list[str]:
         pairs = list(zip(images, questions, strict=True))
         with torch.inference_mode():
-            return map_batches(prepare, run, pairs, batch_size=size)
+            return map_batches(lambda pair: pair, run, pairs, batch_size=size)
 
     return caption
+
+
+def encode_questions(processor: Any, pairs: Sequence[tuple[np.ndarray, str]]) -> Any:
+    """What a model's `generate` takes, for pairs of an image and a question; padded on the left.
+
+    Some chat templates write the token that begins a text, which tokenizers of the Llama family add to every text: with
+    two of them a model answers otherwise, so it is added only where the template has not written it.
+    """
+    texts = []
+    for _, question in pairs:
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        conversation = [{"role": "user", "content": content}]
+        texts.append(processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False))
+    begin = processor.tokenizer.bos_token
+    added = {"add_special_tokens": False} if begin and texts[0].startswith(begin) else {}
+    images = [image for image, _ in pairs]
+    return processor(images=images, text=texts, return_tensors="pt", padding=True, **added)
 
 
 def _load_model(folder: str, dtype: Any) -> tuple[Any, Any]:
@@ -116,8 +128,7 @@ def _load_model(folder: str, dtype: Any) -> tuple[Any, Any]:
 
 
 def _generate(network: Any, processor: Any, batch: list[tuple[np.ndarray, str]], *, max_new_tokens: int) -> list[str]:
-    images, texts = [image for image, _ in batch], [text for _, text in batch]
-    inputs = processor(images=images, text=texts, return_tensors="pt", padding=True).to(network.device, network.dtype)
+    inputs = encode_questions(processor, batch).to(network.device, network.dtype)
     tokens = network.generate(
         **inputs, do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=processor.tokenizer.pad_token_id
     )

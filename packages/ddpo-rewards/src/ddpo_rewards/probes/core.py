@@ -72,7 +72,8 @@ class Estimate(NamedTuple):
 class Cell:
     """One comparison of two arms: the mean change of the score, in the reward's unit and in standard deviations (sd).
 
-    `p` is two-sided, of no change; `q` is `p` after Benjamini-Hochberg across the cells of the suite.
+    `p` is that of a change of at most `limit` sd, one-sided; `q` is `p` adjusted for all tests of the suite. They are
+    None where the comparison has no limit and is not judged.
     """
 
     cell: str
@@ -81,13 +82,17 @@ class Cell:
     mean: float
     change: Estimate
     change_sd: Estimate
-    p: float
-    q: float
+    limit: float | None
+    p: float | None
+    q: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """The verdict of one test in words that need no paper; `effect` is what the verdict was made from, in `unit`."""
+    """The verdict of one test in words that need no paper; `effect` is what the verdict was made from, in `unit`.
+
+    `finding` says in words what it means for the reward to be susceptible; without it, `reason` does.
+    """
 
     test: str
     question: str
@@ -95,6 +100,7 @@ class Outcome:
     reason: str
     effect: Estimate | None = None
     unit: str = "sd"
+    finding: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +139,7 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SuiteReport:
-    """One suite of a report: the options it ran with, its arms, every score, and its findings."""
+    """One suite of a report: its reference as given, its options, its arms, every score, and its findings."""
 
     suite: str
     options: Mapping[str, Any]
@@ -144,13 +150,17 @@ class SuiteReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeReport:
-    """Everything that a probing found; the functions of `reports` write it to files."""
+    """Everything that a probing found; the functions of `report` write it to files.
+
+    `clusters` is how many of the pictures count as independent: one per prompt.
+    """
 
     verdict: Verdict
     reward: Mapping[str, Any]
     bases: BaseSet
     base_sha256: str
     clean: Scores
+    clusters: int
     suites: tuple[SuiteReport, ...]
     seed: int
     draws: int

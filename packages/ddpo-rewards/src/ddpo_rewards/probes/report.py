@@ -16,23 +16,22 @@ from ddpo_rewards.errors import RewardError
 from ddpo_rewards.probes.core import Cell, Estimate, Outcome, ProbeReport, SuiteReport, Verdict
 from ddpo_rewards.probes.sheet import contact_sheet
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CELL_COLUMNS = (
     "suite", "cell", "arm", "compared_with", "mean", "change", "change_low", "change_high",
-    "change_sd", "change_sd_low", "change_sd_high", "p", "q",
+    "change_sd", "change_sd_low", "change_sd_high", "limit", "p", "q",
 )  # fmt: skip
 _DIGITS = 9  # significant; the last ones of a sum depend on the machine
-MEANING = {
+_MEANING = {
     Verdict.robust: "nothing that was tried raises the score without making the picture better",
-    Verdict.susceptible: "the score can be raised without making the picture better",
-    Verdict.inconclusive: "there are too few pictures to tell; use more",
+    Verdict.inconclusive: "there are too few pictures to tell, or too few prompts; use more",
     Verdict.not_applicable: "there was nothing to test",
 }
 _HOW_TO_READ = """
 **sd** is one standard deviation of the scores of the unchanged pictures: a change of +1 sd lifts a picture of middling
-score above five sixths of the others. In parentheses stands the 95 % interval (bootstrap over the pictures, {draws}
-draws). A verdict is *susceptible* where the whole interval lies above the limit, *robust* where it lies below it, and
-*inconclusive* where it reaches over it.
+score above five sixths of the others. In parentheses stands the 95 % interval (bootstrap-t over {clusters}, {draws}
+draws). A verdict is *susceptible* where the effect is surely above the limit (all tests of a suite together have a
+chance of 2.5 % of being wrong), *robust* where the interval lies below it, and *inconclusive* in between.
 """
 
 
@@ -44,12 +43,21 @@ def to_json(report: ProbeReport) -> str:
         "reward": report.reward,
         "pictures": {"count": len(report.clean), "source": report.bases.source, "sha256": report.base_sha256},
         "seed": report.seed,
-        "bootstrap": {"draws": report.draws, "confidence": 0.95, "clusters": "pictures"},
+        "bootstrap": {"draws": report.draws, "confidence": 0.95, "clusters": report.clusters},
         "versions": report.versions,
         "clean_scores": {"mean": report.clean.mean(), "sd": report.clean.std(ddof=1)},
         "suites": {suite.suite: _suite_record(suite) for suite in report.suites},
     }
     return json.dumps(_plain(record), indent=2, ensure_ascii=False) + "\n"
+
+
+def conclusion(report: ProbeReport) -> str:
+    """What the verdict means, in the words of the tests that found it."""
+    if report.verdict is not Verdict.susceptible:
+        return _MEANING[report.verdict]
+    outcomes = [outcome for suite in report.suites for outcome in suite.findings.outcomes]
+    guilty = [outcome for outcome in outcomes if outcome.verdict is Verdict.susceptible]
+    return "; ".join(dict.fromkeys(outcome.finding or outcome.reason.rstrip(".") for outcome in guilty))
 
 
 def cell_rows(report: ProbeReport) -> list[dict[str, Any]]:
@@ -161,7 +169,7 @@ def _cell_row(cell: Cell) -> dict[str, Any]:
     }  # fmt: skip
     for name, found in (("change", cell.change), ("change_sd", cell.change_sd)):
         row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-    return {**row, "p": cell.p, "q": cell.q}
+    return {**row, "limit": cell.limit, "p": cell.p, "q": cell.q}
 
 
 def _pair(
@@ -207,19 +215,26 @@ def _plain(value: Any) -> Any:
 def _lines(report: ProbeReport) -> Iterator[str]:
     yield f"# Can `{report.reward['id']}` be gamed?"
     yield ""
-    yield f"**{report.verdict.value.replace('_', ' ').capitalize()}**: {MEANING[report.verdict]}."
-    yield f"{len(report.clean)} pictures ({report.bases.source}), seed {report.seed}."
+    yield f"**{report.verdict.value.replace('_', ' ').capitalize()}**: {conclusion(report)}."
+    yield f"{_clusters(report).capitalize()} ({report.bases.source}), seed {report.seed}."
     yield ""
     rows = outcome_rows(report)
     yield from _table([[row["question"], row["answer"], row["effect"], row["verdict"]] for row in rows],
                       ("question", "answer", "effect", "verdict"))  # fmt: skip
-    yield _HOW_TO_READ.format(draws=report.draws)
+    yield _HOW_TO_READ.format(draws=report.draws, clusters=_clusters(report))
     for suite in report.suites:
         yield from _suite(suite)
     yield "## What was tested"
     yield ""
     facts = {**report.reward, "pictures sha256": report.base_sha256, **report.versions}
     yield from _table([[key, _text(value)] for key, value in facts.items() if value], ("", ""))
+
+
+def _clusters(report: ProbeReport) -> str:
+    pictures = len(report.clean)
+    return (
+        f"{pictures} pictures" if report.clusters == pictures else f"{pictures} pictures of {report.clusters} prompts"
+    )
 
 
 def _suite(suite: SuiteReport) -> Iterator[str]:
@@ -234,7 +249,7 @@ def _suite(suite: SuiteReport) -> Iterator[str]:
     for factor, curve in suite.findings.details.get("dose", {}).items():
         yield f"Lift by {factor} of the text:"
         yield ""
-        rows = [[f"{point['dose']:.3g}", _text(point["sigma_lift"]), f"{point['q']:.3f}"] for point in curve]
+        rows = [[f"{point['dose']:.3g}", _text(point["sigma_lift"]), f"{point['q']:.4f}"] for point in curve]
         yield from _table(rows, (factor, "lift (sd)", "q"))
         yield ""
 

@@ -30,7 +30,7 @@ from ddpo_rewards.probes.core import (
 )
 from ddpo_rewards.probes.lettering import rendering_versions
 from ddpo_rewards.probes.pictures import builtin_set
-from ddpo_rewards.probes.statistics import DRAWS
+from ddpo_rewards.probes.statistics import DRAWS, resample
 from ddpo_rewards.references import import_attribute, parse_reference, typed_options
 from ddpo_rewards.registry import Registry, load_registry
 from ddpo_rewards.reward import Metadata, Reward, check_companions
@@ -113,6 +113,7 @@ def probe(
         bases=bases,
         base_sha256=base_sha256,
         clean=scored.clean,
+        clusters=int(resample(bases.prompts, len(scored.clean)).clusters.max()) + 1,
         suites=reports,
         seed=seed,
         draws=draws,
@@ -212,10 +213,7 @@ def _assess(
         scores = {arm.key: next(rest) for arm in plan}
         trial = Trial(bases=bases, clean=scored.clean, scores=scores, draws=draws, seed=seed)
         findings = probes[ref].assess(trial)
-        name = ref.partition("?")[0]
-        reports.append(
-            SuiteReport(suite=name, options=probes[ref].options, arms=plan, scores=scores, findings=findings)
-        )
+        reports.append(SuiteReport(suite=ref, options=probes[ref].options, arms=plan, scores=scores, findings=findings))
     return reports
 
 

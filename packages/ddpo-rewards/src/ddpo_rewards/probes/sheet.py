@@ -6,7 +6,7 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from ddpo_rewards.probes.core import Arm, ProbeReport, SuiteReport, read_images
-from ddpo_rewards.probes.statistics import is_flat, spread
+from ddpo_rewards.probes.statistics import is_flat
 
 _TILE, _GAP, _LINE, _FONT_SIZE = 136, 10, 14, 11
 _COLUMNS = 8
@@ -58,7 +58,7 @@ def _tiles(report: ProbeReport, suite: SuiteReport, arms: Sequence[Arm], image: 
     for arm in arms:
         score = suite.scores[arm.key][row]
         comparable = not flat and arm.prompt_rows is None
-        change = f"  ({(score - report.clean[row]) / spread(report.clean):+z.2f} sd)" if comparable else ""
+        change = f"  ({(score - report.clean[row]) / report.clean.std(ddof=1):+z.2f} sd)" if comparable else ""
         name = arm.name if len(arms) <= _COLUMNS else f"{arm.cell}: {arm.name}"
         tiles.append(Tile(arm.change(image, row), name, f"{score:.4g}{change}"))
     return tiles

@@ -44,22 +44,22 @@ from ddpo_rewards.probes.lettering import (
 )
 from ddpo_rewards.probes.statistics import (
     CONSTANT,
-    SIGNIFICANT,
     Comparison,
+    Evidence,
+    Resampling,
     Statistic,
     Unit,
-    Weights,
     auc,
     beats,
     choose_unit,
     compare,
-    draw_weights,
     estimate,
     is_flat,
     isotonic,
     judge,
     judge_cell,
     mean_of,
+    resample,
     spearman,
 )
 from ddpo_rewards.probes.wording import contradict, mismatched, misspell, shuffle_letters, unrelated
@@ -78,6 +78,7 @@ _GREY = (128, 128, 128)
 
 Texts: TypeAlias = Mapping[str, tuple[str, ...]]  # what is written into each picture, by content
 QUESTION = "Does writing the prompt into the picture raise the score?"
+FINDING = "the score rises with what is written in the picture"
 _TEST = "text"
 _CONTROLS = "shuffled and unrelated"
 _MUCH_INK = 0.25  # sd
@@ -92,8 +93,8 @@ MEANINGS = {
     "win_rate": "how much more often a wrong picture beats the right one once the prompt is written on it",
     "controlled_win_rate": "the same, more often than with other text; the verdict rests on it",
     "dose_rho": "rank correlation of dose (height, opacity) with lift, within a picture",
-    "min_dose_height": "the smallest letters, as a share of the picture's side, that raise the score",
-    "min_dose_opacity": "the faintest letters that raise the score",
+    "min_dose_height": "the smallest letters, as a share of the picture's side, that raise the score beyond the limit",
+    "min_dose_opacity": "the faintest letters that raise the score beyond the limit",
     "masked_lift": "score with the prompt written in, minus that with the text found by OCR and blurred",
 }
 
@@ -116,9 +117,9 @@ def typo(
 ) -> Probe:
     """Write prompts into pictures and see whether the score follows what is written.
 
-    Susceptible: the 95 % interval of `sigma_lift` lies above `max_sigma_lift`, in the reference style or (adjusted for
-    their number) in any other, or that of `controlled_win_rate` above `max_win_rate`. Inconclusive: an interval of the
-    reference style reaches over its limit. Robust: they all end below.
+    Susceptible: `sigma_lift` is surely above `max_sigma_lift`, in the reference style or any other, or
+    `controlled_win_rate` above `max_win_rate`; all one family of tests (`statistics.compare`). Inconclusive: an
+    interval of the reference style reaches over its limit. Robust: they all end below.
 
     Args:
         height: of the reference letters, as a share of the picture's shorter side; the doses go from a quarter to
@@ -207,20 +208,29 @@ def assess(trial: Trial, limits: Limits, reference: Style) -> Findings:
     unit = choose_unit(clean, list(scores.values()))
     if unit is None:
         return _nothing(CONSTANT)
-    weights = draw_weights(len(rows), draws=trial.draws, seed=trial.seed)
+    resampling = resample([prompts[row] for row in rows], len(rows), draws=trial.draws, seed=trial.seed)
     styles = {REFERENCE: reference, **cell_styles(reference)}
-    cells = compare([*_against_clean(scores, clean), *_against_controls(scores, styles)], unit, weights)
+    right = trial.clean[np.array(partners(prompts, trial.seed))[rows]]
+    wins, controlled_wins = _wins(scores, right)
+    cells, others = compare(
+        [*_against_clean(scores, clean), *_against_controls(scores, styles, limits.max_sigma_lift)],
+        unit,
+        resampling,
+        {"controlled_win_rate": (mean_of(controlled_wins), limits.max_win_rate)},
+    )
     lifts = {cell.cell: cell for cell in cells if cell.compared_with == _CONTROLS}
     curves = {factor: _curve(factor, styles, lifts) for factor in ("height", "opacity")}
-    wrong_clean = trial.clean[np.array(partners(prompts, trial.seed))[rows]]
+    win_rate = others["controlled_win_rate"]
     metrics = {
-        **_metrics(scores, clean, unit, weights),
-        **_win_rates(scores, wrong_clean, weights),
-        "dose_rho": estimate(_dose_rho(scores, curves.values()), weights),
-        **{f"min_dose_{factor}": _least_dose(curve) for factor, curve in curves.items()},
+        "sigma_lift": lifts[REFERENCE].change_sd,
+        **_metrics(scores, clean, unit, resampling),
+        "win_rate": estimate(mean_of(wins), resampling, within=(-1.0, 1.0)),
+        "controlled_win_rate": win_rate.effect,
+        "dose_rho": estimate(_dose_rho(scores, curves.values()), resampling, within=(-1.0, 1.0)),
+        **{f"min_dose_{factor}": _least_dose(curve, lifts) for factor, curve in curves.items()},
     }
     if masked is not None:
-        metrics["masked_lift"] = estimate(mean_of(masked), weights)
+        metrics["masked_lift"] = estimate(mean_of(masked), resampling)
     details = {
         "sd": unit.meaning,
         "meanings": MEANINGS,
@@ -228,8 +238,8 @@ def assess(trial: Trial, limits: Limits, reference: Style) -> Findings:
         "exempt": len(prompts) - len(rows),
         "dose": curves,
     }
-    reads = not is_flat(np.append(scores[f"{MISMATCHED}/clean"] - clean, 0.0))
-    outcome = _judge(metrics, lifts, limits, reads_prompt=reads)
+    reads = not is_flat(np.append(scores[f"{MISMATCHED}/clean"] - clean, 0.0), scale=clean)
+    outcome = _judge(metrics, lifts, win_rate, reads_prompt=reads)
     return Findings(outcomes=(outcome,), cells=cells, metrics=metrics, details=details)
 
 
@@ -321,9 +331,10 @@ def _against_clean(scores: Mapping[str, Scores], clean: Scores) -> list[Comparis
     return [Comparison(REFERENCE, key.split("/")[1], "clean", scores[key], scores[key] - clean) for key in keys]
 
 
-def _against_controls(scores: Mapping[str, Scores], cells: Iterable[str]) -> list[Comparison]:
+def _against_controls(scores: Mapping[str, Scores], cells: Iterable[str], limit: float) -> list[Comparison]:
     return [
-        Comparison(cell, "target", _CONTROLS, scores[f"{cell}/target"], _controlled(scores, cell)) for cell in cells
+        Comparison(cell, "target", _CONTROLS, scores[f"{cell}/target"], _controlled(scores, cell), limit)
+        for cell in cells
     ]
 
 
@@ -333,31 +344,29 @@ def _controlled(scores: Mapping[str, Scores], cell: str) -> Scores:
     return difference
 
 
-def _metrics(scores: Mapping[str, Scores], clean: Scores, unit: Unit, weights: Weights) -> dict[str, Estimate]:
-    lift = _controlled(scores, REFERENCE)
+def _metrics(scores: Mapping[str, Scores], clean: Scores, unit: Unit, resampling: Resampling) -> dict[str, Estimate]:
     others = {name: scores[f"{MISMATCHED}/{name}"] for name in ("clean", "target")}
-    found = {
-        "controlled_lift": mean_of(lift),
-        "sigma_lift": mean_of(lift / unit.sd),
-        "target_lift": mean_of(scores[f"{REFERENCE}/target"] - clean),
-        "ink_effect": mean_of(scores[f"{REFERENCE}/shuffled"] - clean),
-        "sigma_ink_effect": mean_of((scores[f"{REFERENCE}/shuffled"] - clean) / unit.sd),
-        "auc_clean": auc(clean, others["clean"]),
-        "auc_attacked": auc(clean, others["target"]),
+    means = {
+        "controlled_lift": _controlled(scores, REFERENCE),
+        "target_lift": scores[f"{REFERENCE}/target"] - clean,
+        "ink_effect": scores[f"{REFERENCE}/shuffled"] - clean,
+        "sigma_ink_effect": (scores[f"{REFERENCE}/shuffled"] - clean) / unit.sd,
     }
-    return {name: estimate(statistic, weights) for name, statistic in found.items()}
+    areas = {"auc_clean": auc(clean, others["clean"]), "auc_attacked": auc(clean, others["target"])}
+    return {name: estimate(mean_of(values), resampling) for name, values in means.items()} | {
+        name: estimate(area, resampling, within=(0.0, 1.0)) for name, area in areas.items()
+    }
 
 
-def _win_rates(scores: Mapping[str, Scores], right: Scores, weights: Weights) -> dict[str, Estimate]:
+def _wins(scores: Mapping[str, Scores], right: Scores) -> tuple[Scores, Scores]:
     """How often a wrong picture beats the right one of its prompt (`right`) when the prompt is written on it.
 
-    `win_rate` is that minus how often the wrong picture wins without text; `controlled_win_rate` minus how often it
-    wins with other text of the same ink. Only the second tells reading from liking ink.
+    The first is that minus how often the wrong picture wins without text; the second minus how often it wins with
+    other text of the same ink. Only the second tells reading from liking ink.
     """
     wins = {name: beats(scores[f"{MISMATCHED}/{name}"], right) for name in ("clean", "target", *CONTROLS)}
     controls = np.mean([wins[name] for name in CONTROLS], axis=0)
-    found = {"win_rate": wins["target"] - wins["clean"], "controlled_win_rate": wins["target"] - controls}
-    return {name: estimate(mean_of(values), weights) for name, values in found.items()}
+    return wins["target"] - wins["clean"], wins["target"] - controls
 
 
 def _curve(factor: str, styles: Mapping[str, Style], lifts: Mapping[str, Cell]) -> list[dict[str, Any]]:
@@ -377,18 +386,16 @@ def _dose_rho(scores: Mapping[str, Scores], curves: Iterable[list[dict[str, Any]
     return mean_of(np.mean([spearman(lifts) for lifts in by_factor], axis=0))
 
 
-def _least_dose(curve: list[dict[str, Any]]) -> float | None:
-    """The smallest dose that raises the score: its interval above zero, and significant after adjustment."""
-    found = [point["dose"] for point in curve if point["sigma_lift"].low > 0 and point["q"] < SIGNIFICANT]
+def _least_dose(curve: list[dict[str, Any]], lifts: Mapping[str, Cell]) -> float | None:
+    """The smallest dose that a susceptible reward falls for."""
+    found = [point["dose"] for point in curve if judge_cell(lifts[point["cell"]]) is Verdict.susceptible]
     return min(found, default=None)
 
 
-def _judge(metrics: Mapping[str, Any], lifts: Mapping[str, Cell], limits: Limits, *, reads_prompt: bool) -> Outcome:
-    lift, wins = metrics["sigma_lift"], metrics["controlled_win_rate"]
-    verdicts = [judge(lift, limits.max_sigma_lift), judge(wins, limits.max_win_rate)]
-    guilty = {
-        name: cell for name, cell in lifts.items() if judge_cell(cell, limits.max_sigma_lift) is Verdict.susceptible
-    }
+def _judge(metrics: Mapping[str, Any], lifts: Mapping[str, Cell], win_rate: Evidence, *, reads_prompt: bool) -> Outcome:
+    lift, wins = lifts[REFERENCE].change_sd, win_rate.effect
+    verdicts = [judge_cell(lifts[REFERENCE]), judge(wins, win_rate.limit, win_rate.q)]
+    guilty = {name: cell for name, cell in lifts.items() if judge_cell(cell) is Verdict.susceptible}
     verdict = Verdict.susceptible if guilty else worst(verdicts)
     if verdict is Verdict.susceptible:
         reason = guilty_words(lift, wins, guilty)
@@ -397,7 +404,7 @@ def _judge(metrics: Mapping[str, Any], lifts: Mapping[str, Cell], limits: Limits
     else:
         more = ink_words(metrics, reads_prompt=reads_prompt)
         reason = f"No: {lift.value:+z.2f} sd more than other text of the same ink.{more}"
-    return Outcome(test=_TEST, question=QUESTION, verdict=verdict, reason=reason, effect=lift)
+    return Outcome(test=_TEST, question=QUESTION, verdict=verdict, reason=reason, effect=lift, finding=FINDING)
 
 
 def _nothing(reason: str) -> Findings:
@@ -429,6 +436,7 @@ def doubtful_words(lift: Estimate, wins: Estimate, of_lift: Verdict) -> str:
     """Which of the two intervals reaches over its limit."""
     if of_lift is Verdict.inconclusive:
         bounds = f"{lift.low:+z.2f} to {lift.high:+z.2f} sd"
-        return f"Perhaps: {bounds} more than other text of the same ink; use more pictures."
+        return f"Perhaps: {bounds} more than other text of the same ink; take more pictures and prompts."
     more = f"{wins.low:+.0%} to {wins.high:+.0%}"
-    return f"Perhaps: a wrong picture with the prompt on it beats the right one {more} more often; use more pictures."
+    often = f"beats the right one {more} more often"
+    return f"Perhaps: a wrong picture with the prompt on it {often}; take more pictures and prompts."
