@@ -364,6 +364,19 @@ def test_the_conformance_test_is_as_strict_at_every_scale(scale):
     assert failed == {"range", "batch invariance"}
 
 
+@pytest.mark.parametrize("returned", [[0.0] * 4, torch.zeros(()), torch.zeros(4, 1)])
+def test_differentiable_scores_are_one_per_image_too(pictures, returned):
+    class Flat:
+        def __call__(self, images, prompts, metadata):
+            return [0.0] * 4
+
+        def differentiable(self, images, prompts, metadata):
+            return returned
+
+    with pytest.raises(RewardError, match="want a tensor of 4 scores"):
+        Reward(RewardSpec(name="flat", factory=Flat), Flat()).differentiable(as_tensor(pictures))
+
+
 def test_a_plain_reward_keeps_no_state():
     reward = get_reward("jpeg_compressibility")
     assert reward.state() == {}

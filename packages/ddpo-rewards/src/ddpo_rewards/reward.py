@@ -101,6 +101,9 @@ class Reward:
         check_tensor(images)
         check_companions(self.spec, count_images(images), prompts, metadata)
         scores: Tensor = function(images, prompts, metadata)
+        if not is_tensor(scores) or scores.shape != (len(images),):
+            shape = getattr(scores, "shape", type(scores).__name__)
+            raise RewardError(f"reward {self.spec.name!r} returned {shape}; want a tensor of {len(images)} scores")
         return scores
 
     @property

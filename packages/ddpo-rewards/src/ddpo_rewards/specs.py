@@ -38,9 +38,10 @@ class Weight:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceScore:
-    """A published score of a known image: whoever installs the reward can check theirs against it."""
+    """A published score of a known image: `testing.verify_reference_scores` checks an installation against it."""
 
-    image: str  # address or name of the image
+    image: str  # https:// address of the image
+    sha256: str  # of the image's file
     score: float
     tolerance: float
     source: str

@@ -1,12 +1,16 @@
-"""The public conformance test of a reward: what every trainer and scorer may rely on."""
+"""The public tests of a reward: what every trainer and scorer may rely on, and its published scores."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from ddpo_rewards.errors import RewardError
 from ddpo_rewards.reward import Metadata, Reward
+from ddpo_rewards.specs import ReferenceScore, Weight
+from ddpo_rewards.weights import fetch, tree_sha256
 
 _PROMPTS = ("a cat", "a dog riding a bike", "five lions", "an ant")
 _METADATA = {"questions": ["How many animals are there?"], "answers": ["one"]}
@@ -73,6 +77,24 @@ def check_reward(
     )
 
 
+def verify_reference_scores(reward: Reward, *, folder: Path | None = None) -> tuple[Check, ...]:
+    """Score the images whose scores are published, and compare: do these weights and libraries score as they should?
+
+    Args:
+        reward: as `get_reward` builds it; what its description lists as `reference_scores` is checked.
+        folder: where the images lie under the names they have in their addresses; without one they are downloaded.
+
+    Returns:
+        One check per published score, none where none is published. An image that cannot be had fails its check.
+
+    Example:
+        >>> from ddpo_rewards import get_reward
+        >>> verify_reference_scores(get_reward("jpeg_compressibility"))
+        ()
+    """
+    return tuple(_verify(reward, known, folder) for known in reward.spec.reference_scores)
+
+
 def assert_conforms(reward: Reward, **options: Any) -> None:
     """Assert in a test that a reward passes `check_reward`.
 
@@ -104,6 +126,20 @@ def _compare(name: str, run: Callable[[], Any], scores: np.ndarray, tolerance: f
     if difference[worst] > tolerance * np.abs(scores).max():
         return Check(name, False, f"{failure}: {again[worst]:g} instead of {scores[worst]:g} for image {worst}")
     return Check(name, True, f"largest difference {difference.max():.2g}")
+
+
+def _verify(reward: Reward, known: ReferenceScore, folder: Path | None) -> Check:
+    name = unquote(Path(urlsplit(known.image).path).name)
+    try:
+        image = Weight(source=known.image, filename=name, sha256=known.sha256)
+        path = fetch(image) if folder is None else folder / name
+        if not path.is_file() or tree_sha256(path) != known.sha256:
+            raise RewardError(f"{str(path)!r} is not the image that was scored: want that of {known.image}")
+        score = float(reward([path], None if known.prompt is None else [known.prompt]).scores[0])
+    except RewardError as error:
+        return Check(name, False, str(error))
+    seen = f"scores {score:.4f}, published is {known.score:g} +/- {known.tolerance:g} ({known.source})"
+    return Check(name, abs(score - known.score) <= known.tolerance, seen)
 
 
 def _in_range(reward: Reward, scores: np.ndarray) -> Check:

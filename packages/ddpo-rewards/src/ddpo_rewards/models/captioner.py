@@ -20,41 +20,13 @@ Captioner: TypeAlias = Callable[[Sequence[np.ndarray], Sequence[str]], list[str]
 
 
 def captioner_of(options: Mapping[str, Any]) -> Captioner:
-    """Choose by the options of a reward, of which those of `choose_captioner` are taken."""
-    return choose_captioner(**{name: options[name] for name in signature(choose_captioner).parameters})
+    """The server at `endpoint` where one is named, else the model in this process.
 
-
-def choose_captioner(
-    *,
-    model: str,
-    revision: str | None,
-    endpoint: str | None,
-    device: Device,
-    dtype: DType,
-    batch_size: int,
-    max_new_tokens: int,
-    timeout: float,
-    retries: int,
-    concurrency: int,
-) -> Captioner:
-    """The server at `endpoint` where one is named, else the model in this process; options as in `llava_bertscore`."""
-    if endpoint is None:
-        return transformers_captioner(
-            model,
-            revision=revision,
-            device=device,
-            dtype=dtype,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-        )
-    return endpoint_captioner(
-        endpoint,
-        model=model,
-        max_new_tokens=max_new_tokens,
-        timeout=timeout,
-        retries=retries,
-        concurrency=concurrency,
-    )
+    Args:
+        options: those of a reward, by name, of which the ones that the captioner takes are passed on.
+    """
+    build = transformers_captioner if options["endpoint"] is None else endpoint_captioner
+    return build(**{name: options[name] for name in signature(build).parameters if name in options})
 
 
 def transformers_captioner(

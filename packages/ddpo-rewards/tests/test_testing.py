@@ -1,0 +1,70 @@
+"""Published scores are checked against an installation, not only shown."""
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from ddpo_rewards import ReferenceScore, Reward, RewardSpec, list_rewards
+from ddpo_rewards.testing import verify_reference_scores
+
+
+@pytest.fixture
+def reward(tmp_path):
+    """The red share of an image, whose published score of a red one is 1."""
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a red.png")
+    known = ReferenceScore(
+        image="https://images.example/a%20red.png",
+        sha256=hashlib.sha256((tmp_path / "a red.png").read_bytes()).hexdigest(),
+        score=1.0,
+        tolerance=0.05,
+        source="by definition",
+        prompt="red",
+    )
+    return reward_that_scores(lambda images, prompts, metadata: images[:, 0].mean((1, 2)), known)
+
+
+def reward_that_scores(function, known):
+    spec = RewardSpec(name="red", factory="red:red", needs={"prompts"}, reference_scores=(known,))
+    return Reward(spec, function)
+
+
+def test_a_reward_that_scores_as_published_is_verified(reward, tmp_path):
+    (check,) = verify_reference_scores(reward, folder=tmp_path)
+    assert check.passed
+    assert check.name == "a red.png"
+    assert check.message == "scores 1.0000, published is 1 +/- 0.05 (by definition)"
+
+
+@pytest.mark.parametrize(("off", "passed"), [(0.04, True), (-0.04, True), (0.06, False), (-0.6, False)])
+def test_a_score_beyond_the_tolerance_fails(reward, tmp_path, off, passed):
+    (known,) = reward.spec.reference_scores
+    other = reward_that_scores(lambda images, prompts, metadata: images[:, 0].mean((1, 2)) + off, known)
+    (check,) = verify_reference_scores(other, folder=tmp_path)
+    assert check.passed is passed
+
+
+def test_an_image_that_is_missing_or_another_fails_and_says_so(reward, tmp_path):
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "a red.png")
+    (check,) = verify_reference_scores(reward, folder=tmp_path)
+    assert not check.passed
+    assert "is not the image that was scored" in check.message
+    (tmp_path / "a red.png").unlink()
+    (check,) = verify_reference_scores(reward, folder=tmp_path)
+    assert not check.passed
+
+
+def test_a_reward_that_fails_fails_its_check(reward, tmp_path):
+    (known,) = reward.spec.reference_scores
+    (check,) = verify_reference_scores(Reward(replace(reward.spec), lambda *_: ["x"]), folder=tmp_path)
+    assert not check.passed
+    assert "'red' returned" in check.message
+    assert known.score == 1.0
+
+
+def test_the_tolerance_of_the_aesthetic_score_sees_a_tower_without_quick_gelu(test_data):
+    # rewards.md: plain GELU moves the score of a published photo from 5.0491 to 4.4425, by 0.6.
+    (astronaut,) = list_rewards()["aesthetic"].reference_scores
+    assert 5 * astronaut.tolerance < 0.6
+    assert hashlib.sha256((test_data / "astronaut.png").read_bytes()).hexdigest() == astronaut.sha256
