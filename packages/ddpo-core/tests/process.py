@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -18,8 +19,11 @@ from ddpo_core import (
     FitConfig,
     adamw,
     ddpo_is,
+    diversity_monitor,
     fit,
+    image_monitor,
     init,
+    initial_view_monitor,
     latest_checkpoint,
     load_checkpoint,
     load_policy,
@@ -29,6 +33,7 @@ from ddpo_core import (
     rwr_weights,
     save_checkpoint,
     toy,
+    watch,
     within_prompts,
 )
 
@@ -61,21 +66,29 @@ def run(job, processes):
         return score(points, prompts, metadata)
 
     start = job.get("start")
-    epochs = fit(
-        load_checkpoint(latest_checkpoint(start), policy, optimizer) if start else init(policy, optimizer, seed=0),
-        policy=policy,
-        optimizer=optimizer,
-        reward_fn=reward,
-        prompts=["left", "right"],
-        objective=OBJECTIVES[job["objective"]],
-        config=CONFIG,
+    images = [image_monitor] if job.get("model") else []
+    watched = watch(
+        fit(
+            load_checkpoint(latest_checkpoint(start), policy, optimizer) if start else init(policy, optimizer, seed=0),
+            policy=policy,
+            optimizer=optimizer,
+            reward_fn=reward,
+            prompts=["left", "right"],
+            objective=OBJECTIVES[job["objective"]],
+            config=CONFIG,
+            processes=processes,
+        ),
+        monitors=[diversity_monitor, *images],
+        held_out=initial_view_monitor(policy, num_samples=7, batch_size=2),
         processes=processes,
     )
-    *_, (state, info) = islice(epochs, job["epochs"])
+    *_, (state, info, history, _) = islice(watched, job["epochs"])
     folder = Path(job["folder"])
     folder.mkdir(exist_ok=True)
     drawn = {str(index): point.contiguous().clone() for index, point in zip(info.indices, info.images, strict=True)}
     save_file(drawn, folder / f"process-{processes.rank}.safetensors")
+    seen = json.dumps([asdict(observation) for observation in history])
+    (folder / f"process-{processes.rank}.json").write_text(seen, encoding="utf-8")
     if processes.is_writer:
         save_checkpoint(folder, state, policy)
 

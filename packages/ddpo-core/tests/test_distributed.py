@@ -57,7 +57,7 @@ def assert_same_run(first, second, model=None):
     for name, leaf in states[0].params.items():
         torch.testing.assert_close(states[1].params[name], leaf, rtol=1e-4, atol=1e-5)
     drawn = [
-        {name: point for file in folder.glob("process-*") for name, point in load_file(file).items()}
+        {name: point for file in folder.glob("process-*.safetensors") for name, point in load_file(file).items()}
         for folder in (first, second)
     ]
     assert drawn[0].keys() == drawn[1].keys() == {str(index) for index in range(16)}
@@ -100,6 +100,22 @@ def test_two_processes_draw_the_pictures_and_train_the_adapters_of_one(runs, pip
     assert any(leaf.abs().max() > 0 for name, leaf in trained.items() if ".lora_B." in name)
 
 
+@pytest.mark.parametrize("kind", ["gradient", "regression", "pictures"])
+def test_every_process_sees_of_an_epoch_what_one_alone_would_see(runs, kind):
+    alone, first, second = (
+        json.loads((runs / f"{kind}-{size}" / f"process-{rank}.json").read_text())
+        for size, rank in ((1, 0), (2, 0), (2, 1))
+    )
+    assert first == second
+    assert len(alone) == len(first)
+    for before, after in zip(alone, first, strict=True):
+        assert after["reward"] == pytest.approx(before["reward"], rel=1e-4)
+        for table in ("signals", "held_out", "errors"):
+            assert after[table] == pytest.approx(before[table], rel=1e-3, abs=1e-5)
+    assert {"diversity", "saturation"} & set(alone[0]["signals"])
+    assert set(alone[0]["errors"]) == {"prompt_evidence", "familiarity"}
+
+
 def test_a_run_goes_on_with_two_processes_and_with_one_again(runs):
     assert_same_run(runs / "gradient-1", runs / "changing-3")
 
@@ -107,7 +123,9 @@ def test_a_run_goes_on_with_two_processes_and_with_one_again(runs):
 def test_only_one_process_writes(runs):
     assert sorted(path.name for path in (runs / "gradient-2").iterdir()) == [
         "checkpoints",
+        "process-0.json",
         "process-0.safetensors",
+        "process-1.json",
         "process-1.safetensors",
     ]
 

@@ -122,7 +122,7 @@ def test_a_monitor_may_be_asked_now_and_then():
 
 def test_what_is_not_finite_or_has_two_names_is_refused_aloud():
     with pytest.raises(DDPOError, match=r"measured x=nan in epoch 1; want a finite number or None"):
-        next(watch(train(start()), monitors=[lambda state, info: {"x": float("nan")}]))
+        next(watch(train(start()), monitors=[lambda state, info, processes: {"x": float("nan")}]))
     with pytest.raises(DDPOError, match="two monitors measure 'diversity'"):
         next(watch(train(start()), monitors=[diversity_monitor, diversity_monitor]))
     with pytest.raises(DDPOError, match="image statistics need images"):

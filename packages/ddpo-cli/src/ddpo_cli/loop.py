@@ -13,7 +13,7 @@ from ddpo_cli.rescue import Rescue, save
 from ddpo_cli.sample_log import gather_rows, sample_rows
 from ddpo_cli.setup import Setup
 from ddpo_cli.ui.live import View, stopwatch
-from ddpo_cli.watching import Observer, as_row, is_halting, read_history, shared
+from ddpo_cli.watching import Observer, as_row, is_halting, observer, read_history, shared
 from ddpo_core import (
     EpochInfo,
     Processes,
@@ -77,7 +77,9 @@ def run_epochs(training: Training, rescue: Rescue) -> Verdict | None:
 
 def follow_epochs(setup: Setup, state: TrainState, processes: Processes) -> None:
     """Do this process's share of the epochs that another process writes."""
-    for _ in _epochs(setup, state, processes, None):
+    look = observer(setup, processes)
+    for after, info, _ in _epochs(setup, state, processes, None):
+        look(after, info)
         if shared(False, processes):
             return
 

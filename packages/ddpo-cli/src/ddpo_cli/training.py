@@ -153,7 +153,7 @@ def _train(run: Path, setup: Setup, state: TrainState, processes: Processes) -> 
             run, config.tracker, options=config.model_dump(mode="json"), text=to_toml(config), epoch=state.epoch
         ) as log,
     ):
-        training = Training(run, setup, processes, view, interrupts, log, observer(setup))
+        training = Training(run, setup, processes, view, interrupts, log, observer(setup, processes))
         outcome = _evaluated(training, rescue)
     say(f"Trained {view.epoch} epochs in {duration(clock())}.")
     tell(run, config, outcome)

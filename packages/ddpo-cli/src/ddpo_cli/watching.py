@@ -31,13 +31,17 @@ KL_SAMPLES = 2
 TEXT_SAMPLES = 8
 
 
-def observer(setup: Setup) -> Observer:
-    """Return what looks at the samples of an epoch: all that is measured but the held-out rewards."""
+def observer(setup: Setup, processes: Processes) -> Observer:
+    """Return what looks at the samples of an epoch: all that is measured but the held-out rewards.
+
+    Every process has to look, each at its own samples.
+    """
     config = setup.config
     view = initial_view_monitor(
         setup.policy, num_samples=config.evidence_samples, batch_size=config.fit.sample_batch_size
     )
-    return partial(observe, monitors=_monitors(setup), held_out=view if config.evidence_samples else None)
+    held_out = view if config.evidence_samples else None
+    return partial(observe, monitors=_monitors(setup), held_out=held_out, processes=processes)
 
 
 def text_monitor() -> Monitor:
@@ -51,13 +55,16 @@ def text_monitor() -> Monitor:
 
     reader = load_reader()
 
-    def measure(state: TrainState, info: EpochInfo) -> dict[str, float | None]:
-        images, prompts = info.images[:TEXT_SAMPLES], info.prompts[:TEXT_SAMPLES]
+    def measure(state: TrainState, info: EpochInfo, processes: Processes) -> dict[str, float | None]:
+        first = [place for place, index in enumerate(info.indices) if index < TEXT_SAMPLES]
+        images, prompts = info.images[first], [info.prompts[place] for place in first]
         height, width = images.shape[2:]
         readings = read_text(images, reader=reader)
         areas = [text_area(reading.boxes, height=height, width=width) for reading in readings]
         overlaps = [prompt_overlap(reading.text, prompt) for reading, prompt in zip(readings, prompts, strict=True)]
-        return {"text_area": fmean(areas), "text_overlap": fmean(overlaps)}
+        parts = processes.gather_json([areas, overlaps])
+        everyones = ([value for part in parts for value in part[column]] for column in (0, 1))
+        return dict(zip(("text_area", "text_overlap"), map(fmean, everyones), strict=True))
 
     return measure
 

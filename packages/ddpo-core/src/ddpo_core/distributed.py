@@ -1,5 +1,6 @@
 """How training reaches across processes: two collective functions, and the identity for one process."""
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -65,6 +66,29 @@ class Processes(NamedTuple):
         """
         indices = [index for rank in range(self.size) for index in self._replace(rank=rank).owned(minibatches)]
         return self.gather(local).flatten()[torch.tensor(indices).argsort()]
+
+    def concatenate(self, rows: Tensor) -> Tensor:
+        """Put the rows of all processes one after another, in order of rank; each may have another number of them.
+
+        Example:
+            >>> SINGLE.concatenate(torch.tensor([1.0, 2.0]))
+            tensor([1., 2.])
+        """
+        counts = self.gather(torch.tensor([len(rows)])).flatten().tolist()
+        padded = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])])
+        return torch.cat([part[:count] for part, count in zip(self.gather(padded), counts, strict=True)])
+
+    def gather_json(self, value: Any) -> list[Any]:
+        """List what each process gives, plain data that JSON can hold, in order of rank.
+
+        Example:
+            >>> SINGLE.gather_json(["a cat", 1])
+            [['a cat', 1]]
+        """
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        counts = self.gather(torch.tensor([len(text)])).flatten().tolist()
+        parts = torch.split_with_sizes(self.concatenate(text), counts)
+        return [json.loads(part.numpy().tobytes()) for part in parts]
 
 
 SINGLE = Processes(0, 1, lambda tensors: tensors, lambda tensor: torch.unsqueeze(tensor, 0))

@@ -1,14 +1,16 @@
 """What can be measured of samples: how they look, how alike they are, and what the initial policy makes of them."""
 
+import math
 from collections.abc import Sequence
-from itertools import combinations
 from statistics import fmean
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pdist
 
+from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import DDPOError
 from ddpo_core.losses import kl_penalty
 from ddpo_core.randomness import gaussian_noise
@@ -20,6 +22,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _DARK, _BRIGHT = 0.1, 0.9
 _EDGE = 0.1
 _LEVELS = 4  # per channel
+_BATCH_PIXELS, _PART_VALUES = 2**20, 2**16
 
 
 class InitialView(NamedTuple):
@@ -54,23 +57,20 @@ def image_statistics(images: Float[Tensor, "batch ..."]) -> dict[str, Float[Tens
         raise DDPOError(
             f"image statistics need images [batch, 3, height, width] of at least 2 x 2 pixels, not {list(images.shape)}"
         )
-    exact = images.double().clamp(0, 1)
-    luma = (exact * torch.tensor(_LUMA, dtype=torch.float64, device=images.device)[:, None, None]).sum(1)
-    statistics = {
-        "saturation": _saturation(exact),
-        "dark_fraction": (luma < _DARK).double().mean((1, 2)),
-        "bright_fraction": (luma > _BRIGHT).double().mean((1, 2)),
-        "edge_density": _edge_density(luma),
-        "colour_entropy": _colour_entropy(exact),
-        "high_frequency_share": _high_frequency_share(luma),
-    }
-    return {name: value.float() for name, value in statistics.items()}
+    # A whole epoch in float64, with its spectra, would take gigabytes; a batch stays in the cache.
+    size = max(1, _BATCH_PIXELS // math.prod(images.shape[2:]))
+    starts = range(0, max(1, len(images)), size)
+    parts = [_statistics(images[start : start + size].float().clamp(0, 1)) for start in starts]
+    return {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
 
 
-def prompt_diversity(images: Float[Tensor, "batch ..."], prompts: Sequence[str]) -> float | None:
+def prompt_diversity(
+    images: Float[Tensor, "batch ..."], prompts: Sequence[str], *, processes: Processes = SINGLE
+) -> float | None:
     """Mean distance of two images of one prompt: the root mean square difference of their values.
 
-    First over the pairs of a prompt, then over the prompts with two images or more; None where there is none.
+    First over the pairs of a prompt, then over the prompts with two images or more; None where there is none. Several
+    processes each give their own images, and all get the number for all of them.
 
     Example:
         >>> prompt_diversity(torch.tensor([[0.0, 0.0], [1.0, 7.0], [9.0, 9.0]]), ["a cat", "a cat", "a dog"])
@@ -78,16 +78,20 @@ def prompt_diversity(images: Float[Tensor, "batch ..."], prompts: Sequence[str])
         >>> prompt_diversity(torch.zeros(2, 2), ["a cat", "a dog"]) is None
         True
     """
-    exact = images.double().flatten(1)
     rows: dict[str, list[int]] = {}
-    for row, prompt in enumerate(prompts):
+    for row, prompt in enumerate(prompt for part in processes.gather_json(list(prompts)) for prompt in part):
         rows.setdefault(prompt, []).append(row)
-    distances = [
-        fmean(float((exact[i] - exact[j]).square().mean().sqrt()) for i, j in combinations(group, 2))
-        for group in rows.values()
-        if len(group) > 1
-    ]
-    return fmean(distances) if distances else None
+    groups = [group for group in rows.values() if len(group) > 1]
+    if not groups:
+        return None
+    values = images.flatten(1)
+    squares = [torch.zeros(math.comb(len(group), 2), dtype=torch.float64) for group in groups]
+    # A part of all images at a time: those of all processes at once need not fit in memory.
+    for start in range(0, values.shape[1], _PART_VALUES):
+        everyones = processes.concatenate(values[:, start : start + _PART_VALUES].contiguous()).double().cpu()
+        for place, group in enumerate(groups):
+            squares[place] += pdist(everyones[group]).square()
+    return fmean((square / values.shape[1]).sqrt().mean().item() for square in squares)
 
 
 @torch.no_grad()
@@ -175,9 +179,23 @@ def initial_view(
     return InitialView((mistold - told) / (mistold + told), -told.log())
 
 
+def _statistics(images: Tensor) -> dict[str, Tensor]:
+    """Measure a batch. What is compared or counted is exact in float32; what is summed is in float64."""
+    weights = torch.tensor(_LUMA, dtype=torch.float64, device=images.device)
+    luma = (images.double() * weights[:, None, None]).sum(1)
+    return {
+        "saturation": _saturation(images),
+        "dark_fraction": (luma < _DARK).double().mean((1, 2)),
+        "bright_fraction": (luma > _BRIGHT).double().mean((1, 2)),
+        "edge_density": _edge_density(luma),
+        "colour_entropy": _colour_entropy(images),
+        "high_frequency_share": _high_frequency_share(luma),
+    }
+
+
 def _saturation(images: Tensor) -> Tensor:
-    brightest, darkest = images.amax(1), images.amin(1)
-    spread = (brightest - darkest) / brightest.clamp(min=torch.finfo(images.dtype).tiny)
+    brightest, darkest = images.amax(1).double(), images.amin(1).double()
+    spread = (brightest - darkest) / brightest.clamp(min=torch.finfo(torch.float64).tiny)
     return spread.mean((1, 2))
 
 
@@ -190,15 +208,20 @@ def _colour_entropy(images: Tensor) -> Tensor:
     levels = (images * _LEVELS).long().clamp(max=_LEVELS - 1)
     colours = (levels[:, 0] * _LEVELS + levels[:, 1]) * _LEVELS + levels[:, 2]
     pixels = colours.flatten(1)
-    counts = images.new_zeros(len(pixels), _LEVELS**3).scatter_add(1, pixels, images.new_ones(pixels.shape))
-    shares = counts / pixels.shape[1]
+    own = torch.arange(len(pixels), device=pixels.device)[:, None] * _LEVELS**3
+    counts = torch.bincount((pixels + own).flatten(), minlength=len(pixels) * _LEVELS**3).view(len(pixels), -1)
+    shares = counts.double() / pixels.shape[1]
     return -torch.where(shares > 0, shares * shares.clamp(min=1e-300).log2(), 0.0).sum(1)
 
 
 def _high_frequency_share(luma: Tensor) -> Tensor:
     contrast = luma - luma.mean((1, 2), keepdim=True)
-    power = torch.fft.fft2(contrast).abs().square()
-    vertical, horizontal = (torch.fft.fftfreq(size, device=luma.device).abs() for size in luma.shape[1:])
+    # The spectrum of real numbers is symmetric: half of it, whose columns count twice but for those without a twin.
+    power = torch.fft.rfft2(contrast).abs().square()
+    width = luma.shape[2]
+    power[:, :, 1 : (width + 1) // 2] *= 2
+    vertical = torch.fft.fftfreq(luma.shape[1], device=luma.device).abs()
+    horizontal = torch.fft.rfftfreq(width, device=luma.device)
     is_high = torch.maximum(vertical[:, None], horizontal[None]) > 0.25
     # Rounding leaves a constant image some 1e-30 of power, which would have a spectrum of its own.
     has_contrast = contrast.square().mean((1, 2)) > 1e-12

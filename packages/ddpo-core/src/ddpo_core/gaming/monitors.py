@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import DDPOError
 from ddpo_core.evaluation import evaluate
 from ddpo_core.gaming.measures import image_statistics, initial_kl, initial_view, prompt_diversity
@@ -36,8 +37,11 @@ class Mean(NamedTuple):
     error: float
 
 
-Monitor: TypeAlias = Callable[[TrainState, EpochInfo], Mapping[str, float | Mean | None]]
-"""`(state after the epoch, what happened in it) -> signals by name`; None where there was nothing to measure."""
+Monitor: TypeAlias = Callable[[TrainState, EpochInfo, Processes], Mapping[str, float | Mean | None]]
+"""`(state after the epoch, what happened in it, processes) -> signals by name`; None where there is nothing to measure.
+
+`EpochInfo` holds the samples of one process. A monitor that reads them measures its own and joins what all processes
+have (`Processes.concatenate`), so that a signal does not depend on how many there are; all processes ask it."""
 
 
 class Watched(NamedTuple):
@@ -56,6 +60,7 @@ def watch(
     held_out: Monitor | None = None,
     rule: Rule = assess,
     history: Sequence[Observation] = (),
+    processes: Processes = SINGLE,
 ) -> Iterator[Watched]:
     """Watch the epochs of a run as they come.
 
@@ -66,6 +71,7 @@ def watch(
         rule: The judge: `assess`, or `functools.partial(assess, thresholds=...)`.
         history: What was seen in earlier epochs of the run. Observations of epochs that come again are dropped, so
             the history of a run that is rolled back may be longer than its state.
+        processes: As given to `fit`; all of them have to watch, and all see the same.
 
     Raises:
         DDPOError: If a signal is not finite, or two monitors have one name for theirs.
@@ -86,20 +92,25 @@ def watch(
     """
     seen = tuple(history)
     for state, info in epochs:
-        seen = remember(seen, observe(state, info, monitors=monitors, held_out=held_out))
+        seen = remember(seen, observe(state, info, monitors=monitors, held_out=held_out, processes=processes))
         yield Watched(state, info, seen, rule(seen))
 
 
 def observe(
-    state: TrainState, info: EpochInfo, *, monitors: Sequence[Monitor], held_out: Monitor | None = None
+    state: TrainState,
+    info: EpochInfo,
+    *,
+    monitors: Sequence[Monitor],
+    held_out: Monitor | None = None,
+    processes: Processes = SINGLE,
 ) -> Observation:
     """Measure one epoch: what `watch` does after each, for loops that need it at a moment of their own.
 
     Raises:
         DDPOError: If a signal is not finite, or two monitors have one name for theirs.
     """
-    judged = _measure([] if held_out is None else [held_out], state, info)
-    signals = _measure(monitors, state, info)
+    judged = _measure([] if held_out is None else [held_out], state, info, processes)
+    signals = _measure(monitors, state, info, processes)
     return Observation(
         info.epoch,
         info.metrics["reward_mean"],
@@ -120,20 +131,27 @@ def remember(history: Sequence[Observation], observation: Observation) -> tuple[
     return (*(earlier for earlier in history if earlier.epoch < observation.epoch), observation)
 
 
-def image_monitor(state: TrainState, info: EpochInfo) -> dict[str, float | Mean | None]:
-    """Mean of each of `image_statistics` over the epoch's samples of this process."""
-    return {name: values.double().mean().item() for name, values in image_statistics(info.images).items()}
+def image_monitor(state: TrainState, info: EpochInfo, processes: Processes = SINGLE) -> dict[str, float | Mean | None]:
+    """Mean of each of `image_statistics` over the samples of the epoch."""
+    own = image_statistics(info.images)
+    columns = processes.concatenate(torch.stack(list(own.values()), dim=1)).double()
+    return dict(zip(own, columns.mean(0).tolist(), strict=True))
 
 
-def diversity_monitor(state: TrainState, info: EpochInfo) -> dict[str, float | Mean | None]:
-    """`prompt_diversity` of the epoch's samples of this process; None where no prompt has two."""
-    return {"diversity": prompt_diversity(info.images, info.prompts)}
+def diversity_monitor(
+    state: TrainState, info: EpochInfo, processes: Processes = SINGLE
+) -> dict[str, float | Mean | None]:
+    """`prompt_diversity` of the samples of the epoch; None where no prompt has two."""
+    return {"diversity": prompt_diversity(info.images, info.prompts, processes=processes)}
 
 
 def kl_monitor(policy: Policy, prompts: Sequence[str], *, num_steps: int, seeds: Sequence[int]) -> Monitor:
-    """Measure `initial_kl` on trajectories of these prompts and seeds, sampled at once after every epoch: give few."""
+    """Measure `initial_kl` on trajectories of these prompts and seeds, sampled at once after every epoch: give few.
 
-    def measure(state: TrainState, info: EpochInfo) -> dict[str, float | Mean | None]:
+    Every process samples all of them.
+    """
+
+    def measure(state: TrainState, info: EpochInfo, processes: Processes = SINGLE) -> dict[str, float | Mean | None]:
         sampled = sample_trajectories(policy, state.params, prompts, num_steps=num_steps, seeds=seeds)
         return {"kl": initial_kl(policy, state.params, sampled)}
 
@@ -147,18 +165,22 @@ def initial_view_monitor(policy: Policy, *, num_samples: int = 32, batch_size: i
     """
     remembering = policy._replace(encode=encode_once(policy.encode))
 
-    def measure(state: TrainState, info: EpochInfo) -> dict[str, float | Mean | None]:
-        unique = list(dict.fromkeys(info.prompts))
+    def measure(state: TrainState, info: EpochInfo, processes: Processes = SINGLE) -> dict[str, float | Mean | None]:
+        drawn = list(zip(info.indices, info.prompts, strict=True))
+        everyones = sorted((index, prompt) for part in processes.gather_json(drawn) for index, prompt in part)
+        unique = list(dict.fromkeys(prompt for _, prompt in everyones))
         if len(unique) == 1:
             return {EVIDENCE: None, FAMILIARITY: None}
         following = dict(zip(unique, (*unique[1:], unique[0]), strict=True))
-        parts = []
-        for place in range(0, min(num_samples, len(info.prompts)), batch_size):
-            part = slice(place, min(place + batch_size, num_samples))
-            prompts = info.prompts[part]
+        first = [place for place, (index, _) in enumerate(drawn) if index < num_samples]
+        seen = [torch.zeros(0, 2)]
+        for start in range(0, len(first), batch_size):
+            places = first[start : start + batch_size]
+            seeds, prompts = zip(*(drawn[place] for place in places), strict=True)
             others = [following[prompt] for prompt in prompts]
-            parts.append(initial_view(remembering, info.latents[part], prompts, others, seeds=info.indices[part]))
-        evidence, familiarity = (torch.cat(column) for column in zip(*parts, strict=True))
+            view = initial_view(remembering, info.latents[places], prompts, others, seeds=seeds)
+            seen.append(torch.stack(view, dim=1))
+        evidence, familiarity = processes.concatenate(torch.cat(seen)).unbind(1)
         return {EVIDENCE: _mean(evidence), FAMILIARITY: _mean(familiarity)}
 
     return measure
@@ -173,7 +195,10 @@ def held_out_monitor(
     seeds: Sequence[int],
     batch_size: int = 8,
 ) -> Monitor:
-    """Measure the mean of rewards that are not optimised, on the same prompts and seeds after every epoch."""
+    """Measure the mean of rewards that are not optimised, on the same prompts and seeds after every epoch.
+
+    Every process draws all of them.
+    """
 
     def score_all(
         images: Tensor, texts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
@@ -181,7 +206,7 @@ def held_out_monitor(
         scored = {name: score_images(reward, images, texts, metadata)[0] for name, reward in rewards.items()}
         return torch.zeros(len(texts)), {name: scores.tolist() for name, scores in scored.items()}
 
-    def measure(state: TrainState, info: EpochInfo) -> dict[str, float | Mean | None]:
+    def measure(state: TrainState, info: EpochInfo, processes: Processes = SINGLE) -> dict[str, float | Mean | None]:
         drawn = evaluate(
             policy, state.params, score_all, prompts, num_steps=num_steps, seeds=seeds, batch_size=batch_size
         )
@@ -193,16 +218,18 @@ def held_out_monitor(
 def every(epochs: int, monitor: Monitor) -> Monitor:
     """Ask a costly monitor in every so many epochs only; it measures nothing in the others."""
 
-    def measure(state: TrainState, info: EpochInfo) -> Mapping[str, float | Mean | None]:
-        return monitor(state, info) if info.epoch % epochs == 0 else {}
+    def measure(state: TrainState, info: EpochInfo, processes: Processes = SINGLE) -> Mapping[str, float | Mean | None]:
+        return monitor(state, info, processes) if info.epoch % epochs == 0 else {}
 
     return measure
 
 
-def _measure(monitors: Sequence[Monitor], state: TrainState, info: EpochInfo) -> dict[str, float | Mean | None]:
+def _measure(
+    monitors: Sequence[Monitor], state: TrainState, info: EpochInfo, processes: Processes
+) -> dict[str, float | Mean | None]:
     measured: dict[str, float | Mean | None] = {}
     for monitor in monitors:
-        for name, value in monitor(state, info).items():
+        for name, value in monitor(state, info, processes).items():
             if name in measured:
                 raise DDPOError(f"two monitors measure {name!r}: give one of them another name for it")
             number = _number(value)
