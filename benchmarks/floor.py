@@ -15,8 +15,7 @@ from collections.abc import Callable
 import torch
 
 from ddpo_core import FitConfig, Policy, adamw, ddpo_is, init, sample_trajectories
-from ddpo_core.diffusion.loading import load_pipeline
-from ddpo_core.diffusion.stable_diffusion import stable_diffusion_policy
+from ddpo_core.diffusion.models import load_pipeline, stable_diffusion_policy
 from ddpo_core.sampling import stochastic_steps
 from ddpo_core.updates import choose_updates, train_updates
 

@@ -21,8 +21,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ddpo_core import Pairs, adamw, ddpo_is, init, sample_trajectories, train_step
-from ddpo_core.diffusion.loading import choose_device, choose_dtype
-from ddpo_core.diffusion.stable_diffusion import stable_diffusion_policy
+from ddpo_core.diffusion.models import choose_device, choose_dtype, stable_diffusion_policy
 
 TOKENS = 77
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

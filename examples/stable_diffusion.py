@@ -53,5 +53,5 @@ epochs = fit(
 )
 for state, info in islice(epochs, 4):  # 60
     print(f"epoch {info.epoch:3d}  queries {info.queries:5d}  reward {info.metrics['reward_mean']:8.3f}")
-    save_lora("lora", state.params)
+    save_lora("lora", state.params, scale=policy.lora_scale)
 image_grid(draw(state.params).images, columns=4).save("after.png")

@@ -1,13 +1,29 @@
 """The sampler against diffusers' own, and where its noise ends."""
 
+import re
 from itertools import product
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import (
+    CMStochasticIterativeScheduler,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+)
 
-from ddpo_core.diffusion.ddim import Schedule, ddim_timesteps, ddim_transition
-from ddpo_core.diffusion.scheduler import ddim_schedule, ddim_scheduler
+from ddpo_core.diffusion.ddim import (
+    Schedule,
+    ddim_schedule,
+    ddim_scheduler,
+    ddim_timesteps,
+    ddim_transition,
+    warn_of_a_stub,
+)
 from ddpo_core.errors import DDPOError
 from ddpo_core.rows import take_rows
 from ddpo_core.sampling import stochastic_steps
@@ -110,10 +126,65 @@ def test_impossible_step_counts_are_refused(num_steps):
 
 
 def test_a_configuration_that_says_nothing_about_clipping_does_not_clip():
-    assert ddim_scheduler({"beta_schedule": "linear"}).config.clip_sample is False
-    assert ddim_scheduler({"clip_sample": True}).config.clip_sample is True
+    assert ddim_scheduler(EulerDiscreteScheduler()).config.clip_sample is False
+    assert ddim_scheduler(DDPMScheduler(clip_sample=True)).config.clip_sample is True
 
 
 def test_dynamic_thresholding_is_refused():
     with pytest.raises(DDPOError, match="thresholding=True"):
-        ddim_scheduler({"thresholding": True})
+        ddim_scheduler(DDPMScheduler(thresholding=True))
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [DDIMScheduler(), DDPMScheduler(), PNDMScheduler(), EulerDiscreteScheduler(), DPMSolverMultistepScheduler()],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_every_scheduler_of_a_noising_chain_is_read(scheduler):
+    assert torch.equal(ddim_scheduler(scheduler).alphas_cumprod, DDIMScheduler().alphas_cumprod)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        EDMEulerScheduler(),
+        FlowMatchEulerDiscreteScheduler(),
+        CMStochasticIterativeScheduler(),
+        DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_other_noise_is_refused_and_not_sampled_as_garbage(scheduler):
+    with pytest.raises(
+        DDPOError, match=rf"scheduler is a {type(scheduler).__name__}.*not that of a DDPM.*want a model"
+    ):
+        ddim_scheduler(scheduler)
+
+
+@pytest.mark.parametrize("num_steps", [6, 7, 11, 15])
+def test_a_number_of_steps_that_leaves_a_stub_is_warned_of(num_steps):
+    # 1000 / 6 = 166.67: the last step goes from timestep 166 to 166 - 166 = 0, where alpha is not yet 1.
+    scheduler = _scheduler(timestep_spacing="trailing")
+    with pytest.warns(UserWarning, match=rf"num_steps={num_steps} divides the 1000.*training hardly learns") as caught:
+        warn_of_a_stub(scheduler, num_steps)
+    named = [int(count) for count in re.findall(r"want num_steps=(\d+) or (\d+)", str(caught[0].message))[0]]
+    assert named[0] < num_steps < named[1]
+    for count in named:
+        warn_of_a_stub(scheduler, count)
+        assert ddim_timesteps(ddim_schedule(scheduler, count), prediction_type="epsilon", eta=1.0).std[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "num_steps"),
+    [
+        ({"timestep_spacing": "trailing"}, 50),
+        ({"timestep_spacing": "leading", "steps_offset": 1}, 6),
+        ({"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}, 50),
+        ({"timestep_spacing": "trailing", "set_alpha_to_one": False}, 6),
+        ({"timestep_spacing": "linspace"}, 6),
+        ({"timestep_spacing": "trailing"}, 1),
+    ],
+    ids=str,
+)
+def test_where_every_number_of_steps_ends_alike_there_is_no_warning(config, num_steps):
+    warn_of_a_stub(_scheduler(**config), num_steps)

@@ -4,17 +4,17 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from ddpo_core import load_policy, sample_trajectories, save_lora
-from ddpo_core.diffusion.latent import decoder
-from ddpo_core.diffusion.stable_diffusion import full_stable_diffusion_policy, stable_diffusion_policy
+from ddpo_core import load_policy, sample_trajectories, save_lora, stable_diffusion_policy
+from ddpo_core.diffusion.models import decoder
 from ddpo_core.testing import check_policy
 
 CPU = torch.device("cpu")
 PROMPTS = ["a cat", "a dog"]
 
 
-def _policy(pipeline, make_policy=stable_diffusion_policy, **options):
-    return make_policy(pipeline, **{"guidance_scale": 1.0, "device": CPU, "dtype": torch.float32, **options})
+def _policy(pipeline, **options):
+    fixed = {"guidance_scale": 1.0, "device": CPU, "dtype": torch.float32}
+    return stable_diffusion_policy(pipeline, **{**fixed, **options})
 
 
 @pytest.mark.parametrize("options", [{}, {"guidance_scale": 4.0}, {"gradient_checkpointing": True}])
@@ -23,7 +23,7 @@ def test_sdxl_policies_keep_their_promises(make_sdxl_pipeline, options):
 
 
 def test_sdxl_is_trained_whole_as_well(make_sdxl_pipeline):
-    check_policy(_policy(make_sdxl_pipeline(), full_stable_diffusion_policy), PROMPTS)
+    check_policy(_policy(make_sdxl_pipeline(), trainable="unet"), PROMPTS)
 
 
 @pytest.mark.parametrize("zeros", [True, False])
@@ -36,6 +36,28 @@ def test_sdxl_images_are_those_of_diffusers_own_pipeline(make_sdxl_pipeline, zer
     latents = sampled.latents[:, 0]
     expected = pipeline(
         PROMPTS, num_inference_steps=5, guidance_scale=5.0, eta=0.0, latents=latents, output_type="pt"
+    ).images
+    torch.testing.assert_close(policy.decode(sampled.latents[:, -1]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sdxl_is_told_the_size_that_was_asked_for_as_by_diffusers_own_pipeline(make_sdxl_pipeline):
+    pipeline = make_sdxl_pipeline()
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    policy = _policy(make_sdxl_pipeline(), guidance_scale=5.0, eta=0.0, height=24, width=20, negative_prompt="a fox")
+    sampled = sample_trajectories(policy, policy.params, PROMPTS, num_steps=3, seeds=[3, 4])
+    assert sampled.latents.shape[2:] == (4, 12, 10)
+    pipeline.set_progress_bar_config(disable=True)
+    latents = sampled.latents[:, 0]
+    expected = pipeline(
+        PROMPTS,
+        height=24,
+        width=20,
+        negative_prompt=["a fox"] * 2,
+        num_inference_steps=3,
+        guidance_scale=5.0,
+        eta=0.0,
+        latents=latents,
+        output_type="pt",
     ).images
     torch.testing.assert_close(policy.decode(sampled.latents[:, -1]), expected, rtol=1e-4, atol=1e-5)
 
@@ -72,7 +94,7 @@ def test_reloaded_adapters_draw_the_same_images_bit_for_bit(request, tmp_path, k
     params = {name: leaf + 0.1 * torch.randn(leaf.shape, generator=generator) for name, leaf in policy.params.items()}
     trained.unet.load_state_dict(params, strict=False)
     reloaded, plain = make(), make()
-    reloaded.load_lora_weights(str(save_lora(tmp_path, params).parent))
+    reloaded.load_lora_weights(str(save_lora(tmp_path, params, scale=policy.lora_scale).parent))
     images = []
     for pipeline in (trained, reloaded, plain):
         # The layout of the policy: convolutions round differently in another.

@@ -31,10 +31,10 @@ from ddpo_core import (
     replay_log_probs,
     sample_trajectories,
     save_checkpoint,
+    stable_diffusion_policy,
     toy,
     train_step,
 )
-from ddpo_core.diffusion.stable_diffusion import stable_diffusion_policy
 from ddpo_core.distributed import SINGLE
 from ddpo_core.randomness import shuffled_minibatches
 

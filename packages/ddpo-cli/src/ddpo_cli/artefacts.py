@@ -18,7 +18,7 @@ def write_artefact(run: Path, config: RunConfig, params: Params) -> None:
     """Write the trained weights, in the place of those that an earlier end of the run left."""
     target = artefact_path(run, config)
     if config.trainable == "lora":
-        save_lora(target, params, alpha=config.lora_alpha)
+        save_lora(target, params, scale=1.0 if config.lora_alpha is None else config.lora_alpha / config.lora_rank)
         return
     fresh = target.with_name(f".{target.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed here

@@ -16,7 +16,6 @@ from ddpo_core import (
     ddpo_is,
     ddpo_sf,
     half_life,
-    load_full_policy,
     load_policy,
     per_epoch,
     per_group,
@@ -100,6 +99,6 @@ def load_model(config: RunConfig) -> Policy:
         "gradient_checkpointing": config.gradient_checkpointing,
         "compile": config.compile,
     }
-    if config.trainable == "unet":
-        return load_full_policy(config.model, **options)
-    return load_policy(config.model, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha, **options)
+    if config.trainable == "lora":
+        options.update(lora_rank=config.lora_rank, lora_alpha=config.lora_alpha)
+    return load_policy(config.model, trainable=config.trainable, **options)

@@ -14,10 +14,10 @@ from ddpo_core.checkpoint import rewind_checkpoints as rewind_checkpoints
 from ddpo_core.checkpoint import save_checkpoint as save_checkpoint
 from ddpo_core.config import FitConfig as FitConfig
 from ddpo_core.config import parse_config as parse_config
+from ddpo_core.diffusion.export import save_lora as save_lora
 from ddpo_core.diffusion.export import save_pipeline as save_pipeline
-from ddpo_core.diffusion.lora import save_lora as save_lora
-from ddpo_core.diffusion.stable_diffusion import load_full_policy as load_full_policy
-from ddpo_core.diffusion.stable_diffusion import load_policy as load_policy
+from ddpo_core.diffusion.models import load_policy as load_policy
+from ddpo_core.diffusion.models import stable_diffusion_policy as stable_diffusion_policy
 from ddpo_core.distributed import Processes as Processes
 from ddpo_core.distributed import processes_from_environment as processes_from_environment
 from ddpo_core.epoch import train_epoch as train_epoch

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddpo_core.diffusion.ddim import Schedule, ddim_timesteps, ddim_transition
-from ddpo_core.diffusion.denoising import denoising_error
+from ddpo_core.diffusion.ddim import Schedule, ddim_timesteps, ddim_transition, denoising_error
 from ddpo_core.randomness import gaussian_noise
 from ddpo_core.types import Conditioning, Params, Policy, Timesteps, Transition
 

@@ -14,12 +14,12 @@ class Text(NamedTuple):
     """How prompts become arguments of a UNet.
 
     - `encode(prompts)`: one row of conditioning per prompt.
-    - `negative()`: the row that guidance steers away from.
+    - `negative(prompt)`: the row that guidance steers away from; None is what the model's own pipeline does.
     - `arguments(conditioning)`: the UNet's embeddings, and its other arguments.
     """
 
     encode: Callable[[Sequence[str]], Conditioning]
-    negative: Callable[[], Conditioning]
+    negative: Callable[[str | None], Conditioning]
     arguments: Arguments
 
 
@@ -30,9 +30,18 @@ class PooledText(NamedTuple):
     pooled: Tensor
 
 
-def text_of(pipeline: Any, device: torch.device) -> Text:
-    """Make the text side of a pipeline in memory, whose networks are on `device`."""
-    return _sdxl_text(pipeline, device) if hasattr(pipeline, "text_encoder_2") else _text(pipeline, device)
+def text_of(pipeline: Any, device: torch.device, *, height: int, width: int) -> Text:
+    """Make the text side of a pipeline in memory, whose networks are on `device`.
+
+    Args:
+        pipeline: Of Stable Diffusion 1.x, 2.x or XL.
+        device: Where its networks are.
+        height: Of the picture in pixels, which SDXL is told.
+        width: Likewise.
+    """
+    if hasattr(pipeline, "text_encoder_2"):
+        return _sdxl_text(pipeline, device, (height, width))
+    return _text(pipeline, device)
 
 
 def _text(pipeline: Any, device: torch.device) -> Text:
@@ -45,11 +54,10 @@ def _text(pipeline: Any, device: torch.device) -> Text:
         assert isinstance(conditioning, Tensor)
         return conditioning, {}
 
-    return Text(encode, lambda: encode([""]), arguments)
+    return Text(encode, lambda prompt: encode([prompt or ""]), arguments)
 
 
-def _sdxl_text(pipeline: Any, device: torch.device) -> Text:
-    size = _pixels(pipeline)
+def _sdxl_text(pipeline: Any, device: torch.device, size: tuple[int, int]) -> Text:
     # Original size, top left corner of the crop, target size: a picture that was never cropped.
     time_ids = torch.tensor([*size, 0, 0, *size], device=device)
 
@@ -60,10 +68,12 @@ def _sdxl_text(pipeline: Any, device: torch.device) -> Text:
             )
         return PooledText(embeddings, pooled)
 
-    def negative() -> PooledText:
-        # Zeros, or the encoded empty prompt, as the model's configuration says.
+    def negative(prompt: str | None) -> PooledText:
+        # None is zeros, or the encoded empty prompt, as the model's configuration says.
         with torch.no_grad():
-            _, embeddings, _, pooled = pipeline.encode_prompt([""], device=device, do_classifier_free_guidance=True)
+            _, embeddings, _, pooled = pipeline.encode_prompt(
+                [""], device=device, do_classifier_free_guidance=True, negative_prompt=prompt
+            )
         return PooledText(embeddings, pooled)
 
     def arguments(conditioning: Conditioning) -> tuple[Tensor, Mapping[str, Any]]:
@@ -72,9 +82,3 @@ def _sdxl_text(pipeline: Any, device: torch.device) -> Text:
         return embeddings, {"added_cond_kwargs": added}
 
     return Text(encode, negative, arguments)
-
-
-def _pixels(pipeline: Any) -> tuple[int, int]:
-    size = pipeline.unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor

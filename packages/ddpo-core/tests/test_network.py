@@ -7,35 +7,30 @@ import pytest
 import torch
 
 from ddpo_core import (
-    DDPOError,
     FitConfig,
     adamw,
     ddpo_is,
     fit,
     init,
     load_checkpoint,
-    load_full_policy,
-    load_policy,
     per_prompt,
     replay_log_probs,
     rwr,
     sample_trajectories,
     save_checkpoint,
-    save_pipeline,
+    stable_diffusion_policy,
 )
 from ddpo_core.diffusion.network import _scale_gradient
-from ddpo_core.diffusion.stable_diffusion import full_stable_diffusion_policy, stable_diffusion_policy
 from ddpo_core.testing import check_policy
 
 CPU = torch.device("cpu")
 PROMPTS = ["a cat", "a dog"]
-KINDS = pytest.mark.parametrize(
-    "make_policy", [stable_diffusion_policy, full_stable_diffusion_policy], ids=["lora", "whole"]
-)
+KINDS = pytest.mark.parametrize("trainable", ["lora", "unet"])
 
 
-def _policy(make_policy, pipeline, **options):
-    return make_policy(pipeline, **{"guidance_scale": 2.0, "device": CPU, "dtype": torch.float32, **options})
+def _policy(trainable, pipeline, **options):
+    fixed = {"guidance_scale": 2.0, "device": CPU, "dtype": torch.float32}
+    return stable_diffusion_policy(pipeline, trainable=trainable, **{**fixed, **options})
 
 
 def _gradients(policy, scale=1.0):
@@ -56,10 +51,10 @@ def _difference(first, second):
 
 
 @KINDS
-def test_checkpointing_changes_no_gradient(make_pipeline, make_policy):
+def test_checkpointing_changes_no_gradient(make_pipeline, trainable):
     pipeline = make_pipeline()
-    plain = _gradients(_policy(make_policy, make_pipeline()))
-    checkpointed = _gradients(_policy(make_policy, pipeline, gradient_checkpointing=True))
+    plain = _gradients(_policy(trainable, make_pipeline()))
+    checkpointed = _gradients(_policy(trainable, pipeline, gradient_checkpointing=True))
     assert pipeline.unet.is_gradient_checkpointing
     assert plain.norm() > 0
     assert _difference(checkpointed, plain) < 1e-5
@@ -68,7 +63,7 @@ def test_checkpointing_changes_no_gradient(make_pipeline, make_policy):
 def test_checkpointing_computes_the_blocks_again_and_not_the_wrong_way(make_pipeline):
     # diffusers' own way is the trap: if this stops failing, `enable_checkpointing` can go.
     pipeline = make_pipeline()
-    policy = _policy(stable_diffusion_policy, pipeline, gradient_checkpointing=True)
+    policy = _policy("lora", pipeline, gradient_checkpointing=True)
     runs = []
     pipeline.unet.up_blocks[1].resnets[0].register_forward_pre_hook(lambda *_: runs.append(torch.is_grad_enabled()))
     right = _gradients(policy)
@@ -80,35 +75,42 @@ def test_checkpointing_computes_the_blocks_again_and_not_the_wrong_way(make_pipe
 
 # torch.compile looks at the gradients of tensors that are no leaves, and warns itself about it.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-@pytest.mark.parametrize(
-    ("make_policy", "checkpointing"),
-    [(stable_diffusion_policy, False), (full_stable_diffusion_policy, True)],
-    ids=["lora", "whole, checkpointed"],
-)
-def test_compiling_changes_no_gradient(make_pipeline, make_policy, checkpointing):
+@pytest.mark.parametrize(("trainable", "checkpointing"), [("lora", False), ("lora", True), ("unet", True)], ids=str)
+def test_compiling_changes_no_gradient(make_pipeline, monkeypatch, trainable, checkpointing):
     # The whole of torch.compile but its code generator, which takes a minute here.
-    compiler = partial(torch.compile, backend="aot_eager")
-    plain = _gradients(_policy(make_policy, make_pipeline()))
-    compiled = _gradients(
-        _policy(make_policy, make_pipeline(), compiler=compiler, gradient_checkpointing=checkpointing)
-    )
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    plain = _gradients(_policy(trainable, make_pipeline()))
+    compiled = _gradients(_policy(trainable, make_pipeline(), compile=True, gradient_checkpointing=checkpointing))
     assert _difference(compiled, plain) < 1e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_policy_that_is_trained_whole_keeps_its_promises(make_pipeline, dtype):
     pipeline = make_pipeline()
-    policy = _policy(full_stable_diffusion_policy, pipeline, dtype=dtype)
+    policy = _policy("unet", pipeline, dtype=dtype)
     assert policy.params.keys() == dict(pipeline.unet.named_parameters()).keys()
     assert policy.encode(["a cat"]).dtype == dtype
     check_policy(policy, PROMPTS, rtol=1e-4 if dtype == torch.float32 else 5e-2)
 
 
+def test_adapters_compute_in_the_dtype_of_the_network_and_their_masters_stay_float32(make_pipeline):
+    pipeline = make_pipeline()
+    policy = _policy("lora", pipeline, dtype=torch.bfloat16)
+    seen = []
+    adapter = pipeline.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.default")
+    adapter.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    gradients = _gradients(policy)
+    assert set(seen) == {(torch.bfloat16, torch.bfloat16)}
+    assert {leaf.dtype for leaf in policy.params.values()} == {torch.float32}
+    assert gradients.dtype == torch.float32
+    assert _difference(gradients, _gradients(_policy("lora", make_pipeline()))) < 0.1
+
+
 @KINDS
-def test_float16_keeps_gradients_that_it_cannot_hold(make_pipeline, make_policy):
+def test_float16_keeps_gradients_that_it_cannot_hold(make_pipeline, trainable):
     # Scaled by 1e-7, the gradients are mostly below the smallest number of float16.
-    exact = _gradients(_policy(make_policy, make_pipeline()))
-    half = _gradients(_policy(make_policy, make_pipeline(), dtype=torch.float16), scale=1e-7)
+    exact = _gradients(_policy(trainable, make_pipeline()))
+    half = _gradients(_policy(trainable, make_pipeline(), dtype=torch.float16), scale=1e-7)
     assert _difference(half, exact) < 0.1
 
 
@@ -143,7 +145,7 @@ def _train(policy, epochs, state=None, objective=DEFAULT):
 
 @pytest.mark.parametrize("objective", [DEFAULT, rwr()], ids=["policy gradient", "regression"])
 def test_training_all_weights_resumes_bit_for_bit_and_leaves_the_model_alone(make_pipeline, tmp_path, objective):
-    policy = _policy(full_stable_diffusion_policy, make_pipeline())
+    policy = _policy("unet", make_pipeline())
     before = {name: leaf.clone() for name, leaf in policy.params.items()}
     whole, half = _train(policy, 2, objective=objective), _train(policy, 1, objective=objective)
     resumed = load_checkpoint(save_checkpoint(tmp_path, half, policy), policy, adamw(1e-3))
@@ -151,30 +153,3 @@ def test_training_all_weights_resumes_bit_for_bit_and_leaves_the_model_alone(mak
     assert all(torch.equal(again.params[name], leaf) for name, leaf in whole.params.items())
     assert all(torch.equal(policy.params[name], leaf) for name, leaf in before.items())
     assert any(not torch.equal(whole.params[name], leaf) for name, leaf in before.items())
-
-
-def test_a_whole_model_is_exported_and_draws_the_same_images_bit_for_bit(pipeline_folder, tmp_path, capsys):
-    policy = load_full_policy(pipeline_folder, guidance_scale=2.0, device="cpu")
-    state = _train(policy, 1)
-    saved = save_pipeline(tmp_path / "model", state.params, model=pipeline_folder)
-    assert capsys.readouterr() == ("", "")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
-    reloaded = load_full_policy(str(saved), guidance_scale=2.0, device="cpu")
-    images = [
-        model.decode(sample_trajectories(model, params, PROMPTS, num_steps=3, seeds=[5, 6]).latents[:, -1])
-        for model, params in ((policy, state.params), (reloaded, reloaded.params), (policy, policy.params))
-    ]
-    assert torch.equal(images[0], images[1])
-    assert not torch.equal(images[0], images[2])
-
-
-def test_an_export_that_cannot_be_is_one_clear_line(pipeline_folder, tmp_path):
-    adapters = load_policy(pipeline_folder, device="cpu").params
-    with pytest.raises(DDPOError, match=r"not all weights of the UNet .* save_lora writes adapters"):
-        save_pipeline(tmp_path / "model", adapters, model=pipeline_folder)
-    with pytest.raises(DDPOError, match="exists already"):
-        save_pipeline(tmp_path, adapters, model=pipeline_folder)
-    weights = load_full_policy(pipeline_folder, device="cpu").params
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DDPOError, match=r"cannot be written to .*Not a directory"):
-        save_pipeline(tmp_path / "file" / "model", weights, model=pipeline_folder)
