@@ -55,7 +55,7 @@ def functional_network(
             up inside the network and down again outside.
         compile: With `torch.compile`, at the first call.
     """
-    module = torch.compile(unet) if compile else unet
+    module: Any = torch.compile(unet) if compile else unet
     prefix = "_orig_mod." if compile else ""
     scale = _HALF_GRADIENT_SCALE if dtype == torch.float16 else 1.0
 
