@@ -1,5 +1,9 @@
 """The built-in pictures, and what is written into pictures and where."""
 
+import string
+from importlib.resources import files
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,11 +13,11 @@ from PIL import Image
 from ddpo_rewards import RewardError
 from ddpo_rewards.probes import builtin_set
 from ddpo_rewards.probes.lettering import (
+    FONTS,
     POSITIONS,
     Style,
     check_letters,
     fit_lines,
-    installed_fonts,
     lay_out,
     load_font,
     simple_letters,
@@ -136,8 +140,14 @@ def test_opacity_and_contrast_make_text_fainter():
     assert strength(contrast="low") < strength() / 2
 
 
-def test_pillow_has_a_font_of_its_own_and_matplotlib_brings_the_others():
-    assert installed_fonts() == ("sans", "serif", "mono")
+def test_three_fonts_come_along_and_write_all_of_ascii():
+    folder = files("ddpo_rewards.probes") / "fonts"
+    assert sorted(path.name for path in folder.iterdir()) == ["DejaVuSansMono.ttf", "DejaVuSerif.ttf", "LICENSE"]
+    assert "Bitstream Vera" in (folder / "LICENSE").read_text()
+    for font in FONTS:
+        check_letters([string.printable], font)
+        assert font == "sans" or Path(load_font(font, 10.0).path).stat().st_size < 40_000
+    assert len({load_font(font, 20.0).getlength("a lion") for font in FONTS}) == 3
     assert load_font("mono", 20.0).getlength("iii") == load_font("mono", 20.0).getlength("mmm")
 
 

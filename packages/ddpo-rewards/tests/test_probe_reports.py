@@ -1,6 +1,7 @@
 """The files of a probing: whole, honest, and readable without the paper."""
 
 import csv
+import inspect
 import json
 
 import numpy as np
@@ -9,6 +10,8 @@ from PIL import Image
 
 from ddpo_rewards import Reward, RewardError, get_reward, load_registry
 from ddpo_rewards.probes import builtin_set, contact_sheet, probe, to_json, to_markdown, write_report
+from ddpo_rewards.references import import_attribute
+from ddpo_rewards.weights import tree_sha256
 
 FILES = ["cells.csv", "contact_sheet.png", "pairs.jsonl", "probe.json", "report.md"]
 
@@ -43,6 +46,31 @@ def test_the_pinned_bytes_of_weights_are_in_the_report():
 
     head, _ = _facts(Reward(load_registry().find_spec("aesthetic"), lambda *_: []))["weights"]
     assert head["sha256"].startswith("21dd590f")
+
+
+def test_weights_that_an_option_chose_are_in_the_report_and_not_those_they_replace(tmp_path):
+    from ddpo_rewards.probes.run import _facts
+
+    (tmp_path / "head.pth").write_bytes(b"mine")
+    spec = load_registry().find_spec("aesthetic")
+    head, tower = _facts(Reward(spec, lambda *_: [], {"head": str(tmp_path / "head.pth")}))["weights"]
+    assert head["source"] == str(tmp_path / "head.pth")
+    assert head["sha256"] == tree_sha256(tmp_path / "head.pth") != "21dd590f"
+    assert tower["source"] == "hf://timm/vit_large_patch14_clip_224.openai"
+    spec = load_registry().find_spec("llava_bertscore")
+    chosen = {"model": "me/mine", "revision": "abc", "encoder": "microsoft/deberta-xlarge-mnli"}
+    model, encoder = _facts(Reward(spec, lambda *_: [], chosen))["weights"]
+    assert (model["source"], model["revision"]) == ("hf://me/mine", "abc")
+    assert encoder["source"] == "hf://microsoft/deberta-xlarge-mnli"
+    model, _ = _facts(Reward(spec, lambda *_: [], {"endpoint": "http://localhost:8000/v1"}))["weights"]
+    assert model["source"] == "http://localhost:8000/v1"
+
+
+def test_every_option_that_replaces_weights_is_one_that_the_reward_takes():
+    for name, spec in load_registry().list_rewards().items():
+        if spec.distribution == "ddpo-rewards":
+            options = set(inspect.signature(import_attribute(spec.factory)).parameters)
+            assert {option for weight in spec.weights for option in weight.replaced_by} <= options, name
 
 
 def test_every_picture_of_every_arm_is_a_line_of_pairs(report, tmp_path):

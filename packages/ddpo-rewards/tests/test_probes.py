@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ import pytest
 from ddpo_rewards import ProbeSpec, Registry, RewardError, get_reward, load_registry
 from ddpo_rewards.plugins import load_entry_points
 from ddpo_rewards.probes import Trial, Verdict, builtin_set, conclusion, pair_rows, probe, to_json, to_markdown
-from ddpo_rewards.probes.lettering import load_font
 from ddpo_rewards.probes.run import get_probe
 
 SMALL = {"suites": ["typo?height=0.16"]}
@@ -358,7 +358,8 @@ def test_the_masked_lift_is_what_the_text_is_worth():
 
 def test_letters_of_another_script_are_written_in_the_font_that_is_named(bases):
     prompts = [f"{number} кошек" for number in range(16)]
-    serif = Path(load_font("serif", 10.0).path)
+    matplotlib = Path(find_spec("matplotlib").origin).parent  # bert-score brings it; it has a font of Cyrillic letters
+    serif = matplotlib / "mpl-data" / "fonts" / "ttf" / "DejaVuSerif.ttf"
     report = probe(get_reward("jpeg_incompressibility"), bases.images, prompts, suites=[f"typo?font={serif}"])
     assert findings(report).outcomes[0].verdict is Verdict.robust
     assert not any(cell.cell.startswith("font") for cell in findings(report).cells)

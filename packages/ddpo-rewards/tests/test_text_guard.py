@@ -47,6 +47,13 @@ def black_ink():
         ("tyger", "a tiger", 4 / 5),  # one is another
         ("cat", "a black cat", 3 / 8),  # 3 of the 5 + 3 letters
         ("cot", "a black cat", 0.0),  # 1 - 1/3 is below 0.7
+        ("RESTAURANT", "an ant", 0.0),  # a word within another is not spelt out
+        ("elephants", "an ant", 0.0),
+        ("pancake", "a pan", 0.0),
+        ("tigers", "a tiger", 1.0),  # but one last letter is forgiven
+        ("want", "an ant", 0.0),
+        ("anant", "an ant", 1.0),  # joined to other words of the prompt
+        ("blakcat", "a black cat", 5 / 8 * 4 / 5),  # joined and misspelt: one of 5 letters; one of 3 is too many
         ("", "a tiger", 0.0),
         ("tiger", "", 0.0),
         ("to be", "to be", 2 / 2),  # only the filler "to" is left out, so "be" is all there is

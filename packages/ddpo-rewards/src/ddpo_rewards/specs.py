@@ -25,6 +25,7 @@ class Weight:
     revision: str | None = None
     sha256: str | None = None
     size: int | None = None  # bytes
+    replaced_by: tuple[str, ...] = ()  # options of the reward that put other weights in the place of these
     licence: str = "unknown"
 
     @property

@@ -29,21 +29,27 @@ def prompt_overlap(text: str, prompt: str) -> float:
     """How much of the prompt is spelt out in a text, 0 to 1, forgiving misspelt, split and joined words.
 
     `sum_w |w| s(w) / sum_w |w|` over the prompt's words w, without fillers such as "a" and "the", where
-    `s(w) = 1 - d / |w|`, d the fewest letters to insert, delete or replace so that w stands somewhere in the text
-    (blanks and case aside), and s counts as 0 below 0.7. Without words there is no overlap.
+    `s(w) = 1 - d / |w|`, d the fewest letters to insert, delete or replace so that w, or a run of words of the prompt
+    with w among them, is a run of whole words of the text (blanks, case and one last letter too many aside), and s
+    counts as 0 below 0.7. Without words there is no overlap.
 
     Source: Sellers 1980, The theory and computation of evolutionary distances (d).
 
     Example:
-        >>> prompt_overlap("sixx tiggers", "six tigers")  # six: 1; tigers, of six letters, has one too many: 5/6
+        >>> prompt_overlap("sixx tiggers", "six tigers")  # six: 1; tigers, of six letters, has one amid them: 5/6
         0.8888888888888888
         >>> prompt_overlap("8 cm", "six tigers")
         0.0
     """
-    words = _words(prompt)
-    letters = "".join(_WORD.findall(text.casefold()))
+    every: list[str] = _WORD.findall(prompt.casefold())
+    words = [word for word in every if word not in _FILLERS] or every
+    written = _WORD.findall(text.casefold())
     total = sum(map(len, words))
-    return sum(len(word) * _similarity(word, letters) for word in words) / total if total else 0.0
+    if not total or not written:
+        return 0.0
+    edits = [_fewest_edits(words, written), _fewest_edits(every, written)]  # written with the fillers, or without
+    best = {word: 1 - min(found[word] for found in edits if word in found) / len(word) for word in words}
+    return sum(len(word) * best[word] for word in words if best[word] >= _LEAST_SIMILARITY) / total
 
 
 def asks_for_text(prompt: str) -> bool:
@@ -97,21 +103,26 @@ def masked_rescore(
     return differences
 
 
-def _words(prompt: str) -> list[str]:
-    words: list[str] = _WORD.findall(prompt.casefold())
-    return [word for word in words if word not in _FILLERS] or words
+def _fewest_edits(words: Sequence[str], written: Sequence[str]) -> dict[str, int]:
+    """For each word, the least edit distance of a run of words with it to a run of whole written words.
 
-
-def _similarity(word: str, letters: str) -> float:
-    similarity = 1 - _distance_within(word, letters) / len(word)
-    return similarity if similarity >= _LEAST_SIMILARITY else 0.0
-
-
-def _distance_within(word: str, letters: str) -> int:
-    """The least edit distance of a word to any stretch of the letters; row i is that of its first i letters."""
-    row = [0] * (len(letters) + 1)
-    for i, wanted in enumerate(word, start=1):
-        above, row = row, [i]
-        for j, letter in enumerate(letters):
-            row.append(min(above[j] + (wanted != letter), above[j + 1] + 1, row[j] + 1))
-    return min(row)
+    Row i of the distances is that of the run's first i letters to every stretch that ends at a letter of the text and
+    begins where a written word does.
+    """
+    letters = np.array(list("".join(written)))
+    ends = np.cumsum([0, *map(len, written)])
+    places = np.arange(len(letters) + 1)
+    fewest = dict.fromkeys(words, len(letters) + sum(map(len, words)))
+    start = np.full(len(places), np.iinfo(np.int32).max // 2)
+    start[ends] = 0
+    start = np.minimum.accumulate(start - places) + places
+    for first in range(len(words)):
+        row = start
+        for last in range(first, len(words)):
+            for letter in words[last]:
+                changed = np.append(row[0] + 1, np.minimum(row[:-1] + (letters != letter), row[1:] + 1))
+                row = np.minimum.accumulate(changed - places) + places
+            found = int(min(row[ends[1:]].min(), row[ends[1:] - 1].min()))
+            for word in words[first : last + 1]:
+                fewest[word] = min(fewest[word], found)
+    return fewest

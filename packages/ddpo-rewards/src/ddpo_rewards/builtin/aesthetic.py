@@ -26,6 +26,7 @@ HEAD = Weight(
     sha256="21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
     size=3_714_759,
     licence="Apache-2.0",
+    replaced_by=("head",),
 )
 ASTRONAUT = ReferenceScore(
     image="https://github.com/shunk031/simple-aesthetics-predictor/raw/main/assets/"

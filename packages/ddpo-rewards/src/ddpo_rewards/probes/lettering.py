@@ -3,7 +3,6 @@
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -13,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont, features
 from ddpo_rewards.errors import RewardError
 
 SANS = "sans"
-_DEJAVU = {"serif": "DejaVuSerif.ttf", "mono": "DejaVuSansMono.ttf"}
+_BUNDLED = {"serif": "DejaVuSerif.ttf", "mono": "DejaVuSansMono.ttf"}  # cut down to ASCII
+FONTS = (SANS, *_BUNDLED)
 Position: TypeAlias = Literal["top", "centre", "bottom", "random", "tiled"]
 Point: TypeAlias = tuple[float, float]
 POSITIONS: tuple[Position, ...] = ("top", "centre", "bottom", "random", "tiled")
@@ -107,7 +107,7 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
 
 
 def load_font(name: str, size: float) -> ImageFont.FreeTypeFont:
-    """Pillow's own font for `sans`, matplotlib's DejaVu for `serif` and `mono`, else the font file of that path.
+    """Pillow's own font for `sans`, DejaVu's letters of English for `serif` and `mono`, else the file of that path.
 
     Raises:
         RewardError: no such font.
@@ -116,17 +116,12 @@ def load_font(name: str, size: float) -> ImageFont.FreeTypeFont:
         font = ImageFont.load_default(size)
         assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
         return font
-    path = _dejavu(name) if name in _DEJAVU else Path(name)
+    path = Path(__file__).parent / "fonts" / _BUNDLED[name] if name in _BUNDLED else Path(name)
     try:
         # Basic layout: raqm is not on every machine, and it would place letters otherwise.
         return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
         raise RewardError(f"font {name!r} cannot be read ({error}); want sans, serif, mono or a .ttf file") from error
-
-
-def installed_fonts() -> tuple[str, ...]:
-    """The fonts there are without naming a file: sans always, the others with matplotlib."""
-    return (SANS, *(name for name in _DEJAVU if (path := _dejavu(name)) is not None and path.is_file()))
 
 
 def check_letters(texts: Sequence[str], font: str) -> None:
@@ -146,7 +141,7 @@ def check_letters(texts: Sequence[str], font: str) -> None:
 
 
 def simple_letters(text: str) -> str:
-    """The text without accents and typographic quotes, which Pillow's own font does not have.
+    """The text without accents and typographic quotes, which the fonts that come along do not have.
 
     Example:
         >>> simple_letters("a caf\N{LATIN SMALL LETTER E WITH ACUTE}'s sign")
@@ -215,11 +210,3 @@ def _off_the_ground(image: Image.Image) -> tuple[int, int, int]:
 
 def _drawn(face: ImageFont.FreeTypeFont, letter: str) -> bytes:
     return bytes(face.getmask(letter))
-
-
-def _dejavu(name: str) -> Path | None:
-    """Found without importing matplotlib, which bert-score brings along."""
-    spec = find_spec("matplotlib")
-    if spec is None or spec.origin is None:
-        return None
-    return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / _DEJAVU[name]

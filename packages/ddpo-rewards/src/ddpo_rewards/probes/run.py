@@ -227,7 +227,7 @@ def _facts(reward: Reward) -> dict[str, Any]:
         "source_sha256": None if spec.distribution else _source_sha256(spec.factory),
         "options": dict(reward.options),
         "unit": spec.unit,
-        "weights": [_pin(weight) for weight in spec.weights],
+        "weights": [_pin(_used(weight, reward.options)) for weight in spec.weights],
     }
 
 
@@ -243,6 +243,18 @@ def _version(distribution: str) -> str | None:
         return distributions.version(distribution) if distribution else None
     except distributions.PackageNotFoundError:
         return None
+
+
+def _used(weight: Weight, options: Mapping[str, Any]) -> Weight:
+    """These weights, or what an option put in their place: a file, a folder, a repository of the hub, a server."""
+    given = [option for option in weight.replaced_by if options.get(option) is not None]
+    if not given or weight.source == f"hf://{options[given[0]]}":
+        return weight
+    place = str(options[given[0]])
+    if Path(place).exists():
+        return Weight(source=place, sha256=tree_sha256(Path(place)))
+    revision = options.get("revision" if given[0] == "model" else f"{given[0]}_revision")
+    return Weight(source=place if "://" in place else f"hf://{place}", revision=revision)
 
 
 def _pin(weight: Weight) -> dict[str, str | None]:

@@ -30,13 +30,13 @@ from ddpo_rewards.probes.core import (
     worst,
 )
 from ddpo_rewards.probes.lettering import (
+    FONTS,
     POSITIONS,
     SANS,
     Layout,
     Style,
     check_letters,
     fit_lines,
-    installed_fonts,
     lay_out,
     simple_letters,
     write,
@@ -124,7 +124,7 @@ def typo(
     Args:
         height: of the reference letters, as a share of the picture's shorter side; the doses go from a quarter to
             one and a half of it.
-        font: sans (Pillow's own: letters of English), serif, mono, or a font file.
+        font: sans, serif, mono (all three with the letters of English only), or a font file.
         max_sigma_lift: standard deviations of the clean scores.
         max_win_rate: share of pictures.
         ocr: also measure `masked_lift`, by finding the text and blurring it; needs the extra `ocr`, and time.
@@ -134,8 +134,8 @@ def typo(
     """
     if not 0 < height <= 0.5:
         raise RewardError(f"typo: height={height!r} is no share of a picture's side; want more than 0, at most 0.5")
-    if font not in installed_fonts() and not Path(font).is_file():
-        raise RewardError(f"typo: there is no font {font!r}; want {', '.join(installed_fonts())} or a font file")
+    if font not in FONTS and not Path(font).is_file():
+        raise RewardError(f"typo: there is no font {font!r}; want {', '.join(FONTS)} or a font file")
     limits = Limits(max_sigma_lift=max_sigma_lift, max_win_rate=max_win_rate)
     limits_given = {"max_sigma_lift": max_sigma_lift, "max_win_rate": max_win_rate}
     style = Style(height=height, font=font)
@@ -155,7 +155,7 @@ def cell_styles(reference: Style) -> dict[str, Style]:
     opacities = {f"opacity={opacity:g}": replace(reference, opacity=opacity) for opacity in DOSE_OPACITIES}
     positions = {f"position={position}": replace(reference, position=position) for position in POSITIONS}
     # Where the reference is no font of English letters, the others may lack what it has.
-    others = installed_fonts() if reference.font == SANS else ()
+    others = FONTS if reference.font in FONTS else ()
     fonts = {f"font={font}": replace(reference, font=font) for font in others}
     contrasts = {"contrast=low": replace(reference, contrast="low")}
     cells = heights | opacities | positions | fonts | contrasts
@@ -263,7 +263,7 @@ def _plan(bases: BaseSet, seed: int, reference: Style, score_masked: ScoreBatch 
     if why_not(bases.prompts) is not None:
         return []
     assert bases.prompts is not None
-    simple = simple_letters if reference.font == SANS else str
+    simple = simple_letters if reference.font in FONTS else str
     prompts = [" ".join(simple(prompt).split()) for prompt in bases.prompts]
     rows = kept_rows(bases.prompts)
     check_letters([prompts[row] for row in rows], reference.font)
