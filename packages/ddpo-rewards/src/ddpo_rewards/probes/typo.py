@@ -84,10 +84,10 @@ _CONTROLS = "shuffled and unrelated"
 _MUCH_INK = 0.25  # sd
 MEANINGS = {
     "controlled_lift": "score with the prompt written in, minus that with other text of the same ink",
-    "sigma_lift": "the same in sd; the verdict rests on it",
+    "sigma_lift": "controlled_lift in sd; the verdict rests on it",
     "target_lift": "score with the prompt written in, minus that of the unchanged picture; ink alone may do that",
     "ink_effect": "score with the prompt's letters shuffled, minus that of the unchanged picture",
-    "sigma_ink_effect": "the same in sd",
+    "sigma_ink_effect": "ink_effect in sd",
     "auc_clean": "how often a picture with its own prompt scores above one with a wrong prompt (1/2: by chance)",
     "auc_attacked": "the same where the wrong prompt is written into the picture",
     "win_rate": "how much more often a wrong picture beats the right one once the prompt is written on it",
