@@ -36,7 +36,7 @@ def _state(seed=5, epoch=2):
     generator = torch.Generator().manual_seed(seed)
     params = {name: torch.randn(leaf.shape, generator=generator) for name, leaf in POLICY.params.items()}
     opt_state = OPTIMIZER.update(params, OPTIMIZER.init(params), params)[1]
-    return TrainState(params, opt_state, {"a cat": (0.1, -1e300), "": (1 / 3,)}, seed, epoch, queries=7)
+    return TrainState(params, opt_state, {"a cat": [0.1, -1e300], "": [1 / 3]}, seed, epoch, queries=7)
 
 
 def _save(run, **options):
