@@ -45,7 +45,7 @@ def says_susceptible(cells):
 
 @pytest.mark.parametrize("kind", ["normal", "exponential"])
 def test_an_interval_of_eight_pictures_covers_the_truth_as_often_as_it_says(kind):
-    # 600 sets of 8: the binomial standard deviation of 95 % is 0.9 %. Percentile intervals cover 90 % and 86 % here.
+    # 600 sets of 8: the binomial standard deviation of 95 % is 0.9 %. Percentile intervals cover 89 % and 84 % here.
     generator = np.random.default_rng(0)
     resampling = resample(None, 8, draws=1000)
     samples = generator.normal(size=(600, 8)) if kind == "normal" else generator.exponential(size=(600, 8)) - 1
@@ -73,7 +73,7 @@ def test_an_interval_of_pictures_that_share_five_prompts_covers_the_truth():
 @pytest.mark.parametrize("shift", ["noisy", "the same for every picture"])
 def test_a_harmless_reward_at_the_limit_is_called_susceptible_at_most_once_in_twenty(shift):
     # 37 arms, each exactly at its limit of 0.25 sd. Tested against no change at all, nearly every set would alarm; each
-    # arm by itself at 2.5 %, more than a third of them. Aimed at are 2.5 %; of 200 sets at 5 %, more than 16 are rare.
+    # arm by itself at 2.5 %, over a quarter of them. Aimed at are 2.5 %; of 200 sets at 5 %, more than 16 are rare.
     generator = np.random.default_rng(2)
     resampling = resample(None, 48, draws=500)
     alarms = 0
