@@ -10,7 +10,7 @@ from importlib.resources import files
 
 __version__ = "0.1.0"
 
-_STUB = files(__name__).joinpath("__init__.pyi").read_text()
+_STUB = files(__name__).joinpath("__init__.pyi").read_text(encoding="utf-8")
 _MODULE_OF = {name: module for module, name in re.findall(r"^from (\S+) import (\w+) as \w+$", _STUB, re.MULTILINE)}
 __all__ = list(_MODULE_OF)
 
