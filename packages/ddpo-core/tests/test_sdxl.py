@@ -43,15 +43,15 @@ def test_sdxl_images_are_those_of_diffusers_own_pipeline(make_sdxl_pipeline, zer
 def test_sdxl_is_told_the_size_that_was_asked_for_as_by_diffusers_own_pipeline(make_sdxl_pipeline):
     pipeline = make_sdxl_pipeline()
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
-    policy = _policy(make_sdxl_pipeline(), guidance_scale=5.0, eta=0.0, height=24, width=20, negative_prompt="a fox")
+    policy = _policy(make_sdxl_pipeline(), guidance_scale=5.0, eta=0.0, height=24, width=32, negative_prompt="a fox")
     sampled = sample_trajectories(policy, policy.params, PROMPTS, num_steps=3, seeds=[3, 4])
-    assert sampled.latents.shape[2:] == (4, 12, 10)
+    assert sampled.latents.shape[2:] == (4, 12, 16)
     pipeline.set_progress_bar_config(disable=True)
     latents = sampled.latents[:, 0]
     expected = pipeline(
         PROMPTS,
         height=24,
-        width=20,
+        width=32,
         negative_prompt=["a fox"] * 2,
         num_inference_steps=3,
         guidance_scale=5.0,
