@@ -80,8 +80,9 @@ def load_policy(
     The guidance is part of the policy: it is sampled and trained with the same. The safety checker is not loaded;
     look at what you publish. An option that would do nothing beside the others is an error.
 
-    Training a whole UNet, as the paper does with a learning rate of 1e-5, takes about 14 times its weights in float32:
-    48 GB for Stable Diffusion 1.x, where a LoRA takes megabytes.
+    Training a whole UNet, as the paper does with a learning rate of 1e-5, takes 11 to 14 times its weights in float32
+    (the initial ones, params and two moments before and after an update, gradients and what they are summed in, and the
+    optimizer's own): up to 48 GB for Stable Diffusion 1.x, where a LoRA takes megabytes.
 
     Args:
         model: `"builtin:emoji"`, a folder in diffusers' layout, or an id on the Hugging Face hub.
