@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,22 @@ def test_a_checkpoint_of_another_model_of_the_same_shapes_is_refused_by_both_fin
     with pytest.raises(CheckpointError, match=r"its fingerprint is 'model-1.4', that of this policy is 'model-1.5'"):
         load_checkpoint(saved, second, OPTIMIZER)
     _assert_equal(load_checkpoint(saved, first, OPTIMIZER), _state())
+
+
+@pytest.mark.parametrize(
+    ("remembered", "message"),
+    [
+        ({"rewards": (1.0, 2.0)}, "under 'rewards' what JSON reads back as something else"),
+        ({"fine": [1], "counts": {1: 2}}, "under 'counts' what JSON reads back"),
+        ({"tensor": torch.zeros(1)}, "what JSON cannot hold .*Tensor"),
+        ({"mean": float("nan")}, "what JSON cannot hold"),
+    ],
+)
+def test_what_would_be_remembered_differently_is_refused_and_leaves_nothing(tmp_path, remembered, message):
+    state = replace(_state(), objective_state=remembered)
+    with pytest.raises(CheckpointError, match=message):
+        save_checkpoint(tmp_path, state, POLICY)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_a_checkpoint_of_another_lora_scale_is_refused_by_both(tmp_path):

@@ -48,7 +48,8 @@ def save_checkpoint(run: str | os.PathLike[str], state: TrainState, policy: Poli
         The folder of the checkpoint.
 
     Raises:
-        CheckpointError: If it cannot be written (a full disk, no permission); nothing half-written is left.
+        CheckpointError: If it cannot be written (a full disk, no permission), or what the objective remembers is no
+            plain data; nothing half-written is left.
 
     Example:
         >>> import tempfile
@@ -312,10 +313,27 @@ def _write(folder: Path, state: TrainState, policy: Policy) -> None:
         "epoch": state.epoch,
         "queries": state.queries,
         "seed": state.seed,
-        "objective_state": state.objective_state,
+        "objective_state": _plain(state.objective_state),
         "sha256": {name: _digest(folder / name) for name in (_PARAMS, _OPTIMIZER)},
     }
     (folder / _STATE).write_text(json.dumps(described, indent=1), encoding="utf-8")
+
+
+def _plain(remembered: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuse what JSON would read back as something else: a run that goes on with that is another run."""
+    try:
+        read_back = json.loads(json.dumps(remembered, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the objective remembers what JSON cannot hold ({error}): want plain data") from None
+    if read_back != remembered:
+        different = next(
+            (name for name in remembered if read_back.get(name) != remembered[name]), next(iter(remembered))
+        )
+        raise CheckpointError(
+            f"the objective remembers under {different!r} what JSON reads back as something else (a tuple, a key that "
+            "is no text): want lists, and texts as keys"
+        )
+    return read_back
 
 
 def _portable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
