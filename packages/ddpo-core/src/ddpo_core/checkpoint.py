@@ -333,7 +333,7 @@ def _plain(remembered: Mapping[str, Any]) -> Mapping[str, Any]:
             f"the objective remembers under {different!r} what JSON reads back as something else (a tuple, a key that "
             "is no text): want lists, and texts as keys"
         )
-    return read_back
+    return remembered
 
 
 def _portable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
