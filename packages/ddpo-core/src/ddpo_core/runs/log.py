@@ -6,6 +6,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ddpo_core.gaming.rule import Observation, Verdict
+
 METRICS = "metrics.jsonl"
 SAMPLE_LOG = "samples.jsonl"
 
@@ -34,6 +36,24 @@ def append_samples(run: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Return the epochs of metrics.jsonl; lines that are no row (torn by a crash, edited) are left out."""
     return read_lines(run / METRICS).kept
+
+
+def as_row(observation: Observation, verdict: Verdict) -> dict[str, Any]:
+    """Return what metrics.jsonl says of an epoch that was watched.
+
+    Example:
+        >>> as_row(Observation(1, -2.0, {"judge": 0.5}, {"saturation": 0.25}), Verdict("ok", "as before"))
+        {'held_out': {'judge': 0.5}, 'signals': {'saturation': 0.25}, 'verdict': 'ok', 'reason': 'as before'}
+    """
+    tables = {"held_out": observation.held_out, "signals": observation.signals, "errors": observation.errors}
+    seen = {name: dict(table) for name, table in tables.items() if table}
+    return {**seen, "verdict": verdict.status, "reason": verdict.reason}
+
+
+def as_observation(row: Mapping[str, Any]) -> Observation:
+    """Return what was seen in an epoch: all that the rule needs to go on as if the run had never stopped."""
+    tables = (row.get(name, {}) for name in ("held_out", "signals", "errors"))
+    return Observation(row["epoch"], row["reward_mean"], *tables)
 
 
 def read_lines(file: Path, *, until: int | None = None) -> Lines:

@@ -17,7 +17,7 @@ class Record(NamedTuple):
     """What is known after an epoch; epoch 0 is before training."""
 
     epoch: int
-    scalars: Mapping[str, float] = {}
+    scalars: Mapping[str, float | int] = {}
     histograms: Mapping[str, Sequence[float]] = {}
     pictures: Mapping[str, Path] = {}
 
@@ -85,7 +85,7 @@ def check_trackers(names: Sequence[str]) -> None:
             raise DDPOError(f"tracker {name!r} needs the package {name}: pip install {name}")
 
 
-def scalars(row: Mapping[str, Any]) -> dict[str, float]:
+def scalars(row: Mapping[str, Any]) -> dict[str, float | int]:
     """Return the numbers of a row of metrics.jsonl, those in its tables under the table's name.
 
     Example:

@@ -1,0 +1,496 @@
+"""The configuration of a run: one validated model, its defaults by model and algorithm, and config.toml.
+
+config = run_config({"reward": "my reward", "epochs": 8, "fit": {"num_steps": 4}})
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+from ddpo_core.config import FitConfig, parse_config
+from ddpo_core.errors import DDPOError
+from ddpo_core.runs.folder import CONFIG
+
+BUILTIN_MODEL = "builtin:emoji"
+VERSIONS = "versions"
+RECORDED = ("ddpo-cli", "ddpo-core", "ddpo-rewards", "torch", "diffusers", "transformers", "peft", "pillow", "numpy")
+
+
+_NAME = "how scored samples become updates"
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    name: str
+
+
+class _GradientOptions(_Options):
+    baseline: Literal["prompt", "epoch", "run", "group"] = Field(
+        "prompt",
+        description="what rewards are compared with: the history of their prompt, the epoch, the epoch in units of the "
+        "run's spread, or their prompt in the epoch",
+    )
+    buffer_size: PositiveInt | None = Field(
+        None, description="baselines prompt and run: rewards remembered per prompt; left out: 32"
+    )
+    min_count: PositiveInt | None = Field(
+        None,
+        description="baseline prompt: rewards of a prompt needed before its own statistics are used; left out: 16",
+    )
+    advantage_clip: float = Field(5.0, gt=0, description="advantages are clipped to plus or minus this")
+    kl_weight: float = Field(0.0, ge=0, description="weight of the KL divergence to the initial policy")
+    timestep_fraction: float = Field(
+        1.0, gt=0, le=1, description="fraction of the steps that is trained, drawn anew for each sample"
+    )
+    timestep_window: int = Field(
+        0, ge=0, description="train only this many consecutive steps at a time, first the noisiest; 0 trains all"
+    )
+    timestep_window_epochs: PositiveInt = Field(1, description="epochs until the window moves on by one step")
+
+    @model_validator(mode="after")
+    def _no_option_is_idle(self) -> "_GradientOptions":
+        if self.buffer_size is not None and self.baseline not in ("prompt", "run"):
+            raise ValueError(
+                f"buffer_size={self.buffer_size} does nothing with baseline={self.baseline!r}: leave it out"
+            )
+        if self.min_count is not None and self.baseline != "prompt":
+            raise ValueError(f"min_count={self.min_count} does nothing with baseline={self.baseline!r}: leave it out")
+        if self.baseline == "prompt" and (self.min_count or 16) > (self.buffer_size or 32):
+            raise ValueError(
+                f"min_count={self.min_count or 16} can never be reached with buffer_size={self.buffer_size or 32}: "
+                "lower the one or raise the other"
+            )
+        if self.timestep_window_epochs > 1 and not self.timestep_window:
+            raise ValueError(
+                f"timestep_window_epochs={self.timestep_window_epochs} does nothing without a timestep_window: leave "
+                "it out"
+            )
+        return self
+
+
+class DDPOISOptions(_GradientOptions):
+    """DDPO with importance sampling: several clipped updates per epoch."""
+
+    name: Literal["ddpo-is"] = Field("ddpo-is", description=_NAME)
+    clip_range: float = Field(1e-4, gt=0, description="how far a probability ratio may move an update")
+
+
+class DDPOSFOptions(_GradientOptions):
+    """DDPO with the score function: one update per epoch."""
+
+    name: Literal["ddpo-sf"] = Field("ddpo-sf", description=_NAME)
+
+
+class RWROptions(_Options):
+    """Regression on samples weighted by their reward."""
+
+    name: Literal["rwr"] = Field("rwr", description=_NAME)
+    inverse_temperature: float = Field(0.2, ge=0, description="the reward times this is exponentiated")
+    timestep_fraction: float = Field(1.0, gt=0, le=1, description="draws per sample, as a fraction of num_steps")
+
+
+class SparseRWROptions(_Options):
+    """Regression on the best samples of each prompt."""
+
+    name: Literal["sparse-rwr"] = Field("sparse-rwr", description=_NAME)
+    fraction: float = Field(0.1, gt=0, le=1, description="share of a prompt's samples that is imitated")
+    timestep_fraction: float = Field(1.0, gt=0, le=1, description="draws per sample, as a fraction of num_steps")
+
+
+ObjectiveOptions = DDPOISOptions | DDPOSFOptions | RWROptions | SparseRWROptions
+OBJECTIVES: Mapping[str, type[ObjectiveOptions]] = {
+    "ddpo-is": DDPOISOptions,
+    "ddpo-sf": DDPOSFOptions,
+    "rwr": RWROptions,
+    "sparse-rwr": SparseRWROptions,
+}
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run. The defaults are the paper's, for Stable Diffusion; `FOR_MODEL` has others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    model: str = Field(BUILTIN_MODEL, description="builtin:emoji, a diffusers folder, or a hub id")
+    reward: tuple[str, ...] = Field(
+        ("jpeg_compressibility",), min_length=1, description="[WEIGHT*]REF[?option=value&...], summed"
+    )
+    prompts: str = Field("simple_animals", description="a prompt set or file:PATH")
+    epochs: PositiveInt = Field(100, description="rounds of sample, score, update")
+    seed: int = Field(0, ge=0, lt=2**63, description="decides every random number")
+    learning_rate: float = Field(3e-4, gt=0, description="AdamW's step size")
+    learning_rate_half_life: float | None = Field(
+        None, gt=0, description="epochs after which the learning rate has halved; left out: it stays"
+    )
+    weight_decay: float = Field(1e-4, ge=0, description="AdamW's decay, relative to the learning rate")
+    trainable: Literal["lora", "unet"] = Field(
+        "lora", description="what is trained: adapters on every attention projection, or all weights of the UNet"
+    )
+    lora_rank: PositiveInt = Field(4, description="rank of the trained LoRA")
+    lora_alpha: float | None = Field(
+        None, gt=0, description="the LoRA's update is scaled by lora_alpha / lora_rank; left out: by 1"
+    )
+    guidance_scale: float = Field(5.0, ge=1, description="classifier-free guidance; 1 is none")
+    eta: float = Field(1.0, gt=0, le=1, description="noise of the DDIM sampler; 0 would leave nothing to train")
+    device: str | None = Field(None, description="cpu, cuda, cuda:1, mps; left out: the best there is")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="compute dtype of the frozen networks; left out: by the device"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in backward: far less memory, a third more time"
+    )
+    compile: bool = Field(False, description="compile the UNet: faster after a minute or more")
+    eval_samples: PositiveInt = Field(64, description="images of the evaluation before and after")
+    grid_samples: PositiveInt = Field(16, description="how many of them the grids in samples/ show")
+    sample_every: PositiveInt = Field(5, description="epochs between two grids")
+    checkpoint_every: PositiveInt = Field(5, description="epochs between two checkpoints")
+    keep_last: PositiveInt = Field(3, description="how many of the newest checkpoints are kept")
+    held_out: tuple[str, ...] = Field(
+        (),
+        description="rewards that are measured on fixed prompts and seeds after every epoch and never optimised; the "
+        "best checkpoint by their sum is kept",
+    )
+    on_hack: Literal["warn", "stop", "rollback"] = Field(
+        "warn",
+        description="what is done when the reward is being gamed: say so, stop, or stop and take the run back to its "
+        "best checkpoint by what is not optimised",
+    )
+    evidence_samples: int = Field(
+        32, ge=0, description="samples of every epoch in which the initial model looks for the prompt; 0: none"
+    )
+    watch_text: bool = Field(
+        False, description="look for writing in samples of every epoch (OCR: the extra ddpo-rewards[ocr])"
+    )
+    tracker: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        (), description="what else shows curves, pictures and histograms"
+    )
+    objective: Annotated[
+        ObjectiveOptions, Field(discriminator="name", default_factory=lambda: parse_config(DDPOISOptions, {}))
+    ]
+    fit: FitConfig = Field(default_factory=lambda: parse_config(FitConfig, {}))
+
+    @model_validator(mode="after")
+    def _ddpo_sf_stays_on_policy(self) -> "RunConfig":
+        updates = self.fit.updates_per_epoch * self.fit.passes_per_epoch
+        if self.objective.name == "ddpo-sf" and updates > 1:
+            raise ValueError(
+                f"objective 'ddpo-sf' got {updates} updates per epoch, but only the first is on policy: want "
+                "updates_per_epoch=1 and passes_per_epoch=1, or 'ddpo-is'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_have_members(self) -> "RunConfig":
+        options = self.objective
+        if isinstance(options, _GradientOptions) and options.baseline == "group" and self.fit.samples_per_prompt == 1:
+            raise ValueError("baseline='group' compares the samples of a prompt: want samples_per_prompt >= 2")
+        return self
+
+    @model_validator(mode="after")
+    def _alpha_needs_a_lora(self) -> "RunConfig":
+        if self.trainable == "unet" and self.lora_alpha is not None:
+            raise ValueError(
+                f"lora_alpha={self.lora_alpha!r} scales a LoRA, and trainable='unet' has none: leave it out, or want "
+                "trainable='lora'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _acting_needs_something_held_out(self) -> "RunConfig":
+        if self.on_hack != "warn" and not self.held_out and not self.evidence_samples:
+            raise ValueError(
+                f"on_hack={self.on_hack!r} acts when something that is not optimised falls, and nothing is measured: "
+                "want held_out (--holdout REF), evidence_samples above 0, or on_hack='warn'"
+            )
+        return self
+
+    @field_validator("reward", "held_out", "tracker", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
+FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
+    BUILTIN_MODEL: {
+        "epochs": 66,
+        "learning_rate": 2.2e-3,
+        "learning_rate_half_life": 60.0,
+        "lora_rank": 8,
+        "guidance_scale": 1.0,
+        "objective": {"clip_range": 2e-3, "baseline": "run", "buffer_size": 128},
+        "fit": {
+            "num_steps": 5,
+            "updates_per_epoch": 8,
+            "sample_batch_size": 32,
+            "micro_batch_size": 32,
+        },
+    }
+}
+"""What differs from `RunConfig`'s defaults for a model whose best settings were measured (benchmarks/RESULTS.md)."""
+
+FOR_ALGORITHM: Mapping[str, Mapping[str, Any]] = {
+    "ddpo-sf": {"fit": {"updates_per_epoch": 1}},
+    "rwr": {"fit": {"passes_per_epoch": 5}},
+    "sparse-rwr": {"fit": {"passes_per_epoch": 50, "samples_per_prompt": 16}},
+}
+"""What differs for another algorithm than DDPO-IS: one update per epoch keeps DDPO-SF on policy; the passes of
+regression are those of the reference (jannerm/ddpo, pipeline/run-*.sh)."""
+
+FOR_MODEL_AND_ALGORITHM: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    (BUILTIN_MODEL, "ddpo-sf"): {"learning_rate": 6e-3},
+    (BUILTIN_MODEL, "rwr"): {
+        "learning_rate": 5e-4,
+        "objective": {"inverse_temperature": 4.0},
+        "fit": {"passes_per_epoch": 1},
+    },
+    (BUILTIN_MODEL, "sparse-rwr"): {"learning_rate": 5e-4, "fit": {"passes_per_epoch": 5}},
+}
+"""What differs from both for an algorithm on a model: one update per epoch bears a higher rate; regression needs fewer
+passes than the reference makes, and weights that tell rewards of a few tenths of a kilobyte apart."""
+
+FOR_TRAINABLE: Mapping[str, Mapping[str, Any]] = {"unet": {"learning_rate": 1e-5}}
+"""What differs where all weights of the UNet are trained (jannerm/ddpo, pipeline/policy_gradient.py)."""
+
+FREE_TO_CHANGE = frozenset(
+    {
+        "epochs", "device", "gradient_checkpointing", "compile", "sample_every", "checkpoint_every", "keep_last",
+        "held_out", "on_hack", "evidence_samples", "watch_text", "tracker", "reward_workers", "sample_batch_size",
+        "micro_batch_size",
+    }
+)  # fmt: skip
+"""What may change when a run is resumed, and leaves it the same run, but for the rounding of other batch sizes."""
+
+
+def run_config(
+    given: Mapping[str, Any], *, stored: Mapping[str, Any] | None = None, preset: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Return the defaults for the model, overridden by `preset`, by `stored`, and by what is `given`.
+
+    What chooses an algorithm, or what is trained, brings the defaults of its choice along; where `stored` or `given`
+    do, they override the preset's. A file that a run has written (it has the table `versions`) is whole, so that
+    it does not say what was chosen and what was a default: where `given` chooses another model, algorithm or trainable
+    than such a file, the file counts where it differs from the defaults of its own choices, and nowhere else. A file
+    written by hand keeps its word.
+
+    Args:
+        given: What was chosen, in the tables of the configuration.
+        stored: A configuration file as `read_toml` returns it.
+        preset: The configuration of a task.
+
+    Raises:
+        DDPOError: A value is out of range, or a key is unknown or in the wrong table.
+
+    Example:
+        >>> run_config({"epochs": 8}).fit.num_steps, run_config({"model": "someone/model"}).fit.num_steps
+        (5, 50)
+    """
+    task, file = preset or {}, dict(stored or {})
+    is_whole = file.pop(VERSIONS, None) is not None
+    if is_whole and _choices(file, given) != _choices(file):
+        file = _beyond_its_defaults(file)
+    model = {"model": BUILTIN_MODEL, **task, **file, **given}["model"]
+    algorithm, trainable = _algorithm(given) or _algorithm(file), {**file, **given}.get("trainable")
+    brought = _brought_along(model, algorithm, trainable)
+    layers = (*_brought_along(model, _algorithm(task), task.get("trainable")), task, *brought, file, given)
+    return validate(_known(FOR_MODEL, model), *layers)
+
+
+def validate(*layers: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration that `layers` give, each overriding those before it.
+
+    Nothing else is added: `RunConfig`'s own defaults are the paper's.
+
+    Raises:
+        DDPOError: A value is out of range, or a key is unknown or in the wrong table.
+
+    Example:
+        >>> validate({"epochs": 7, "fit": {"num_steps": 3}}, {"fit": {"samples_per_epoch": 8}}).fit.num_steps
+        3
+        >>> validate({"epoch": 7})
+        Traceback (most recent call last):
+        ddpo_core.errors.DDPOError: 'epoch' is not an option; did you mean 'epochs'?
+    """
+    whole: dict[str, Any] = {}
+    fit: dict[str, Any] = {}
+    objective: dict[str, Any] = {"name": "ddpo-is"}
+    for layer in layers:
+        whole |= layer
+        fit |= _table(layer, "fit")
+        objective = _override(objective, _table(layer, "objective"))
+    if "algorithm" in whole:
+        raise DDPOError("'algorithm' is the flag for the name of the objective; write: [objective] name = ...")
+    for key in whole:
+        if key in FitConfig.model_fields or key in _OBJECTIVE_FIELDS:
+            place = "fit" if key in FitConfig.model_fields else "objective"
+            raise DDPOError(f"{key!r} stands outside its table; write it under [{place}]")
+    options = parse_config(_objective_model(objective["name"]), objective)
+    return parse_config(RunConfig, {**whole, "fit": parse_config(FitConfig, fit), "objective": options})
+
+
+def differences(stored: RunConfig, wanted: RunConfig) -> list[str]:
+    """Return what would make another run of `stored`, as `key: stored -> wanted`; what may change is left out.
+
+    Example:
+        >>> config = validate({})
+        >>> differences(config, config.model_copy(update={"seed": 1, "epochs": 9}))
+        ['seed: 0 -> 1']
+    """
+    before, after = _flat(stored), _flat(wanted)
+    return [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in {**before, **after}
+        if key not in FREE_TO_CHANGE and before.get(key) != after.get(key)
+    ]
+
+
+def label(references: Sequence[str]) -> str:
+    """Return a short name for what is scored with: the references without their options.
+
+    Example:
+        >>> label(["2*aesthetic?device=cpu", "my_plugin:score"])
+        '2*aesthetic+my_plugin:score'
+    """
+    return "+".join(reference.partition("?")[0] for reference in references)
+
+
+def to_toml(config: RunConfig, device: str | None = None) -> str:
+    """Return the whole configuration and the versions that run it, on which kind of device, as TOML."""
+    table = config.model_dump(mode="json", exclude_none=True)
+    head = f"# Written by ddpo {version('ddpo-core')}. The same run again: ddpo train --config config.toml\n"
+    return head + tomli_w.dumps({**table, VERSIONS: versions(device)})
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Return the table in `file`.
+
+    Raises:
+        DDPOError: `file` is missing or no TOML.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DDPOError(f"there is no configuration file {str(file)!r}; check the path") from None
+    except IsADirectoryError:
+        raise DDPOError(f"{str(file)!r} is a folder; want a TOML file, such as {file}/{CONFIG}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DDPOError(f"{str(file)!r} is no valid TOML: {error}") from None
+
+
+def read_run_config(run: Path) -> RunConfig:
+    """Return the configuration that `run` was last trained with.
+
+    Raises:
+        DDPOError: Its config.toml is missing or was made unreadable.
+    """
+    stored = read_toml(run / CONFIG)
+    stored.pop(VERSIONS, None)
+    try:
+        return validate(stored)
+    except DDPOError as error:
+        raise DDPOError(f"{run / CONFIG}: {error}") from None
+
+
+def versions(device: str | None = None) -> dict[str, str]:
+    """Return what decides the numbers of a run beside its configuration: installed versions, the kind of device."""
+    found = {} if device is None else {"device": device}
+    for name in RECORDED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def changed_versions(run: Path, device: str | None = None) -> dict[str, tuple[str, str]]:
+    """Return what is another version, or device, than when `run` was last trained: then and now."""
+    then = read_toml(run / CONFIG).get(VERSIONS, {})
+    now = versions(device)
+    return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}
+
+
+_OBJECTIVE_FIELDS = frozenset(key for model in OBJECTIVES.values() for key in model.model_fields)
+
+
+def _table(layer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = layer.get(name, {})
+    if not isinstance(table, Mapping):
+        raise DDPOError(f"{name}={table!r}: want a table, [{name}]")
+    return table
+
+
+def _override(before: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """Override an objective's options; one that names another keeps those of before that it has as well."""
+    name, baseline = (table.get(key, before.get(key)) for key in ("name", "baseline"))
+    kept = dict(before)
+    if name != before["name"]:
+        kept = {key: value for key, value in kept.items() if key in _objective_model(name).model_fields}
+    if baseline != before.get("baseline"):
+        kept = {key: value for key, value in kept.items() if key not in ("buffer_size", "min_count")}
+    for key in table:
+        owners = [other for other, model in OBJECTIVES.items() if key in model.model_fields]
+        if owners and name not in owners:
+            raise DDPOError(
+                f"{key!r} is an option of {' and '.join(owners)}, and the objective is {name!r}; leave it out"
+            )
+    return {**kept, **table}
+
+
+def _objective_model(name: object) -> type[ObjectiveOptions]:
+    if not isinstance(name, str) or name not in OBJECTIVES:
+        raise DDPOError(f"objective.name={name!r}: want one of {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]
+
+
+def _algorithm(said: Mapping[str, Any]) -> object:
+    return _table(said, "objective").get("name")
+
+
+def _brought_along(model: object, algorithm: object, trainable: object) -> tuple[Mapping[str, Any], ...]:
+    """Return the defaults that the choice of an algorithm, or of what is trained, brings along for `model`."""
+    return (
+        {} if algorithm is None else {"objective": {"name": algorithm}},
+        _known(FOR_ALGORITHM, algorithm),
+        _known(FOR_MODEL_AND_ALGORITHM, (model, algorithm)),
+        _known(FOR_TRAINABLE, trainable),
+    )
+
+
+def _known(defaults: Mapping[Any, Mapping[str, Any]], name: object) -> Mapping[str, Any]:
+    try:
+        return defaults.get(name, {})
+    except TypeError:  # a file may say anything, also what cannot be looked up; it is refused later
+        return {}
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    table = config.model_dump()
+    fit, objective = table.pop("fit"), table.pop("objective")
+    return {**table, **{f"objective.{key}": value for key, value in objective.items()}, **fit}
+
+
+def _choices(*layers: Mapping[str, Any]) -> tuple[object, object, object]:
+    """What decides the defaults: the model, the algorithm, what is trained."""
+    said = {key: value for layer in layers for key, value in layer.items()}
+    algorithms = [name for layer in layers if (name := _algorithm(layer)) is not None]
+    return said.get("model", BUILTIN_MODEL), algorithms[-1:] or ["ddpo-is"], said.get("trainable", "lora")
+
+
+def _beyond_its_defaults(file: Mapping[str, Any]) -> dict[str, Any]:
+    """What a whole file says otherwise than the defaults of its own choices; these choices themselves stay."""
+    chosen = {key: file[key] for key in ("model", "trainable") if key in file}
+    defaults = run_config({**chosen, "objective": {"name": _algorithm(file)}}).model_dump(mode="json")
+    kept: dict[str, Any] = {}
+    for key, value in file.items():
+        usual = defaults.get(key)
+        if isinstance(value, Mapping) and isinstance(usual, Mapping):
+            value = {name: part for name, part in value.items() if name == "name" or usual.get(name) != part}
+            usual = {}
+        if value != usual or key in chosen:
+            kept[key] = value
+    return kept

@@ -1,0 +1,90 @@
+"""From a configuration to what training takes: the policy, the prompts, the optimizer and the objective."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from ddpo_core.advantages import Baseline, per_epoch, per_group, per_prompt, per_run
+from ddpo_core.diffusion.models import load_policy
+from ddpo_core.objectives import Objective, ddpo_is, ddpo_sf, rwr, sparse_rwr
+from ddpo_core.optim import adamw, half_life
+from ddpo_core.prompts import PromptSet, prompt_set
+from ddpo_core.runs.config import ObjectiveOptions, RunConfig, RWROptions, SparseRWROptions
+from ddpo_core.types import Optimizer, Policy
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BASELINES: Mapping[str, Callable[..., Baseline]] = {
+    "prompt": per_prompt,
+    "epoch": per_epoch,
+    "run": per_run,
+    "group": per_group,
+}
+
+
+class Parts(NamedTuple):
+    """All that a configuration names but the rewards; `_replace` puts a part of your own in."""
+
+    policy: Policy
+    prompts: PromptSet
+    optimizer: Optimizer
+    objective: Objective
+
+
+def load_parts(config: RunConfig) -> Parts:
+    """Load what `config` names.
+
+    Raises:
+        DDPOError: A prompt set or model that cannot be had.
+    """
+    prompts = prompt_set(config.prompts)  # first what costs nothing
+    return Parts(make_policy(config), prompts, make_optimizer(config), make_objective(config.objective))
+
+
+def make_policy(config: RunConfig) -> Policy:
+    """Load the policy of `config`.
+
+    Raises:
+        DDPOError: The model or the device cannot be had.
+    """
+    options: dict[str, Any] = {
+        "trainable": config.trainable,
+        "guidance_scale": config.guidance_scale,
+        "eta": config.eta,
+        "device": config.device,
+        "dtype": None if config.dtype is None else DTYPES[config.dtype],
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "compile": config.compile,
+    }
+    if config.trainable == "lora":
+        options |= {"lora_rank": config.lora_rank, "lora_alpha": config.lora_alpha}
+    return load_policy(config.model, **options)
+
+
+def make_optimizer(config: RunConfig) -> Optimizer:
+    """Return the optimizer of `config`: AdamW, whose rate halves after so many epochs where that is said."""
+    updates = config.fit.updates_per_epoch * config.fit.passes_per_epoch
+    halving = updates * config.learning_rate_half_life if config.learning_rate_half_life else math.inf
+    return adamw(half_life(config.learning_rate, halving), weight_decay=config.weight_decay)
+
+
+def make_objective(options: ObjectiveOptions) -> Objective:
+    """Return the objective that `options` describe.
+
+    Example:
+        >>> from ddpo_core import toy
+        >>> from ddpo_core.runs.config import run_config
+        >>> config = run_config({"objective": {"name": "rwr"}})
+        >>> make_objective(config.objective).check(toy.policy(), config.fit)
+    """
+    match options:
+        case RWROptions():
+            return rwr(**options.model_dump(exclude={"name"}))
+        case SparseRWROptions():
+            return sparse_rwr(**options.model_dump(exclude={"name"}))
+    remembered = options.model_dump(include={"buffer_size", "min_count"}, exclude_none=True)
+    advantages = BASELINES[options.baseline](**remembered)
+    others = options.model_dump(exclude={"name", "baseline", "buffer_size", "min_count"})
+    factory: Callable[..., Objective] = ddpo_is if options.name == "ddpo-is" else ddpo_sf
+    return factory(advantages=advantages, **others)
