@@ -14,10 +14,17 @@ from collections.abc import Callable
 
 import torch
 
-from ddpo_core import FitConfig, Policy, adamw, ddpo_is, init, sample_trajectories
+from ddpo_core import (
+    Policy,
+    adamw,
+    ddpo_is,
+    init,
+    minibatches,
+    sample_trajectories,
+    stochastic_steps,
+    train_step,
+)
 from ddpo_core.diffusion.models import load_pipeline, stable_diffusion_policy
-from ddpo_core.sampling import stochastic_steps
-from ddpo_core.updates import choose_updates, train_updates
 
 
 def main() -> None:
@@ -52,19 +59,14 @@ def _sampling(unet: torch.nn.Module, policy: Policy, options: argparse.Namespace
 
 def _training(unet: torch.nn.Module, policy: Policy, options: argparse.Namespace) -> dict[str, Callable[[], object]]:
     prompts, seeds = ["a cat"] * options.batch_size, range(options.batch_size)
-    config = FitConfig(
-        num_steps=options.num_steps,
-        samples_per_epoch=options.batch_size,
-        updates_per_epoch=1,
-        micro_batch_size=options.batch_size,
-    )
     optimizer = adamw(1e-4)
     state = init(policy, optimizer, seed=0)
     sampled = sample_trajectories(policy, policy.params, prompts, num_steps=options.num_steps, seeds=seeds)
     steps = stochastic_steps(sampled.timesteps)
     weights = torch.ones(options.batch_size)
     objective = ddpo_is()
-    updates = tuple(choose_updates(objective, policy, sampled, weights, seed=0, epoch=0, config=config))
+    (minibatch,) = minibatches(options.batch_size, 1, seed=0, epoch=0)
+    rows = objective.choose(policy, sampled, weights, minibatch)
     leaves = [leaf for name, leaf in unet.named_parameters() if ".lora_" in name]
     latents, embeddings = sampled.latents[:, 0].contiguous(), policy.encode(prompts)
     time_ = torch.full((options.batch_size,), 500)
@@ -79,15 +81,16 @@ def _training(unet: torch.nn.Module, policy: Policy, options: argparse.Namespace
             leaf.requires_grad_(False)
 
     def phase() -> None:
-        train_updates(
+        train_step(
             state,
             sampled,
             weights,
-            updates,
+            rows,
             policy=policy,
             optimizer=optimizer,
             objective=objective,
-            config=config,
+            micro_batch_size=options.batch_size,
+            max_grad_norm=1.0,
         )
 
     return {"training_floor": floor, "training": phase}

@@ -2,26 +2,22 @@
 
 from dataclasses import replace
 
-from ddpo_core import Minibatch, adamw, ddpo_is, init, per_prompt, sample_trajectories, toy, train_step
-from ddpo_core.randomness import sample_seeds
+from ddpo_core import adamw, ddpo_is, init, minibatches, per_prompt, sample_images, sample_seeds, toy, train_step
 
 STEPS, SAMPLES, UPDATES = 10, 128, 4
 policy, optimizer = toy.policy(), adamw(3e-3)
 objective = ddpo_is(clip_range=0.1, advantages=per_prompt(buffer_size=128))
 prompts = ["left", "right"] * (SAMPLES // 2)
-indices = range(SAMPLES)
 
 state = init(policy, optimizer, seed=0)
 while state.epoch < 30:
     # Randomness is a function of (seed, epoch, sample index): run this again and it gives the same numbers.
-    seeds = sample_seeds(state.seed, state.epoch, indices)
-    trajectories = sample_trajectories(policy, state.params, prompts, num_steps=STEPS, seeds=seeds)
-    scores, _ = toy.reward(policy.decode(trajectories.latents[:, -1]), prompts, [{}] * SAMPLES)
+    seeds = sample_seeds(state.seed, state.epoch, range(SAMPLES))
+    trajectories, points = sample_images(policy, state.params, prompts, num_steps=STEPS, seeds=seeds)
+    scores, _ = toy.reward(points, prompts, [{}] * SAMPLES)
 
     remembered, advantages = objective.weigh(state.objective_state, prompts, scores)
-    for update in range(UPDATES):
-        part = indices[update::UPDATES]
-        minibatch = Minibatch(samples=part, indices=part, seed=state.seed, epoch=state.epoch)
+    for minibatch in minibatches(SAMPLES, UPDATES, seed=state.seed, epoch=state.epoch):
         state, metrics = train_step(
             state,
             trajectories,

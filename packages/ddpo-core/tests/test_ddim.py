@@ -25,8 +25,7 @@ from ddpo_core.diffusion.ddim import (
     warn_of_a_stub,
 )
 from ddpo_core.errors import DDPOError
-from ddpo_core.rows import take_rows
-from ddpo_core.sampling import stochastic_steps
+from ddpo_core.sampling import stochastic_steps, take_rows
 
 NUM_STEPS = 7
 SCHEDULERS = [

@@ -10,7 +10,7 @@ import torch
 from ddpo_core import DDPOError, FitConfig, adamw, ddpo_is, fit, init, observe, sample_trajectories, toy
 from ddpo_core.gaming.measures import initial_kl, initial_view
 from ddpo_core.gaming.monitors import initial_view_monitor
-from ddpo_core.randomness import gaussian_noise
+from ddpo_core.random import gaussian_noise
 
 POLICY = toy.policy()
 

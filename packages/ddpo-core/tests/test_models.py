@@ -24,7 +24,7 @@ from ddpo_core import (
 )
 from ddpo_core.diffusion.models import _check_options, fingerprint, load_pipeline
 from ddpo_core.emoji import pipeline_path
-from ddpo_core.scoring import score_images
+from ddpo_core.rewards import score_images
 from ddpo_core.testing import check_policy
 
 CPU = torch.device("cpu")

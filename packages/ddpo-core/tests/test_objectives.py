@@ -28,7 +28,7 @@ from ddpo_core import (
     train_step,
     within_prompts,
 )
-from ddpo_core.randomness import gaussian_noise
+from ddpo_core.random import gaussian_noise
 from ddpo_core.types import Policy, Timesteps, Transition
 
 SHRINK, STD, STEPS = 0.8, 0.5, 3

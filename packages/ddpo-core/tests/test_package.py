@@ -1,5 +1,6 @@
 """What importing the package costs, and that its list of names is true."""
 
+import pkgutil
 import subprocess
 import sys
 
@@ -27,6 +28,11 @@ def test_every_public_name_exists_and_is_listed_once():
     assert list(ddpo_core.__all__) == dir(ddpo_core)
     assert all(getattr(ddpo_core, name) is not None for name in ddpo_core.__all__)
     assert sorted(ddpo_core._HOMES) == dir(ddpo_core)
+
+
+def test_no_public_name_is_that_of_a_module_which_would_take_its_place_once_imported():
+    modules = {module.name for module in pkgutil.iter_modules(ddpo_core.__path__)}
+    assert not modules & set(ddpo_core.__all__)
 
 
 def test_other_names_do_not():

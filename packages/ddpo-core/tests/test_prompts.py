@@ -2,7 +2,7 @@
 
 import pytest
 
-from ddpo_core import DDPOError, list_prompt_sets, prompt_set
+from ddpo_core import DDPOError, PromptSet, as_prompt_set, draw_prompts, generator, list_prompt_sets, prompt_set
 
 
 def test_the_sizes_are_those_of_the_paper():
@@ -14,8 +14,8 @@ def test_the_sizes_are_those_of_the_paper():
 
 @pytest.mark.parametrize("name", list_prompt_sets())
 def test_prompts_are_unique_and_have_metadata(name):
-    prompts, metadata = prompt_set(name)
-    assert len(set(prompts)) == len(prompts) == len(metadata)
+    chosen = prompt_set(name)
+    assert len(set(chosen.prompts)) == len(chosen.prompts) == len(chosen.metadata) == len(chosen)
 
 
 def test_articles_and_plurals_are_english():
@@ -53,6 +53,48 @@ def test_files_are_read(tmp_path, name, content, metadata):
     assert list(read.metadata) == metadata
 
 
+def test_a_file_may_say_how_often_each_is_drawn(tmp_path):
+    (tmp_path / "p.csv").write_text("prompt,weight,n\na cat,3,x\na dog,1,y\n", encoding="utf-8")
+    read = prompt_set(f"file:{tmp_path / 'p.csv'}")
+    assert read.weights == (3.0, 1.0)
+    assert read.metadata == ({"n": "x"}, {"n": "y"})
+
+
+def test_weights_decide_how_often_each_is_drawn():
+    chosen = PromptSet(("a", "b", "c", "d"), ({"n": 0}, {"n": 1}, {"n": 2}, {"n": 3}), (0.0, 3.0, 1.0, 0.0))
+    drawn = draw_prompts(chosen, seed=0, epoch=0, indices=range(1000))
+    # 1000 draws at 3/4: 750, give or take 4 standard deviations of sqrt(1000 * 3/16) = 13.7.
+    assert abs(drawn.prompts.count("b") - 750) < 55
+    assert set(drawn.prompts) == {"b", "c"}
+    assert all(
+        row["n"] == chosen.prompts.index(prompt) for prompt, row in zip(drawn.prompts, drawn.metadata, strict=True)
+    )
+    # A prompt is a function of seed, epoch and index alone.
+    assert draw_prompts(chosen, seed=0, epoch=0, indices=[7]).prompts == drawn.prompts[7:8]
+
+
+def test_without_weights_the_draws_are_what_they_always_were():
+    numbers = as_prompt_set([str(number) for number in range(100)])
+    drawn = draw_prompts(numbers, seed=3, epoch=2, indices=range(5)).prompts
+    assert drawn == tuple(str(generator(3, "prompt", 2, index).integers(100)) for index in range(5))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: as_prompt_set("a cat"), r"got the text 'a cat' as prompts: want a list, \['a cat'\], or prompt_set"),
+        (lambda: PromptSet(("a",), ()), "got 1 prompts and another number of metadata or weights"),
+        (lambda: PromptSet(("a",), ({},), (1.0, 2.0)), "another number"),
+        (lambda: PromptSet(("a",), ({},), (float("nan"),)), "want numbers at least 0, and one above 0"),
+        (lambda: PromptSet(("a", "b"), ({}, {}), (-1.0, 2.0)), "want numbers at least 0"),
+        (lambda: PromptSet(("a",), ({},), (0.0,)), "and one above 0"),
+    ],
+)
+def test_what_cannot_be_prompts_is_one_clear_line(make, message):
+    with pytest.raises(DDPOError, match=message):
+        make()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -65,6 +107,9 @@ def test_files_are_read(tmp_path, name, content, metadata):
         ("p.jsonl", b'{"prompt": 3}\n', "want a text under 'prompt'"),
         ("p.jsonl", b'["a cat"]\n', "want a text under 'prompt'"),
         ("p.jsonl", b"{\n", "is malformed"),
+        ("p.csv", b"prompt,weight\na cat,often\n", "want a number under 'weight' in every row, or in none"),
+        ("p.jsonl", b'{"prompt": "a cat", "weight": 1}\n{"prompt": "a dog"}\n', "want a number under 'weight'"),
+        ("p.csv", b"prompt,weight\na cat,0\n", "want numbers at least 0, and one above 0"),
     ],
 )
 def test_bad_files_are_one_clear_line(tmp_path, name, content, message):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddpo_core import stable_diffusion_policy, toy
-from ddpo_core.randomness import gaussian_noise, generator, sample_seeds
+from ddpo_core.random import gaussian_noise, generator, sample_seeds
 from ddpo_core.sampling import replay_log_probs, sample_trajectories, transition_log_prob
 from ddpo_core.testing import check_policy
 from ddpo_core.types import Transition

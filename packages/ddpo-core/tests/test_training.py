@@ -3,7 +3,6 @@
 from functools import partial
 from itertools import islice
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -21,10 +20,12 @@ from ddpo_core import (
     ddpo_is,
     ddpo_sf,
     ddpo_sf_loss,
+    encode_once,
     evaluate,
     fit,
     init,
     load_checkpoint,
+    minibatches,
     per_epoch,
     per_prompt,
     policy_gradient,
@@ -36,7 +37,6 @@ from ddpo_core import (
     train_step,
 )
 from ddpo_core.distributed import SINGLE
-from ddpo_core.randomness import shuffled_minibatches
 
 SMALL = FitConfig(num_steps=4, samples_per_epoch=16, updates_per_epoch=2, sample_batch_size=8)
 DEFAULT = ddpo_is(advantages=per_prompt(min_count=4))
@@ -324,6 +324,32 @@ def test_prompts_are_encoded_once_in_a_whole_run():
     assert sorted(encoded) == ["left", "right"]
 
 
+def test_only_the_latest_prompts_are_remembered_and_asked_again_give_the_same():
+    encoded = []
+
+    def encode(prompts):
+        encoded.extend(prompts)
+        return toy.policy().encode(prompts)
+
+    remembering = encode_once(encode, capacity=1)
+    first = remembering(["left", "right", "left"])
+    assert encoded == ["left", "right", "left"]
+    assert torch.equal(first, toy.policy().encode(["left", "right", "left"]))
+
+
+def test_a_text_instead_of_prompts_is_refused_before_anything_is_sampled():
+    with pytest.raises(DDPOError, match="got the text 'left' as prompts"):
+        next(_fit(toy.policy(), prompts="left", reward_fn=lambda *_: pytest.fail("the reward was called")))
+
+
+def test_integer_rewards_train_like_their_numbers():
+    def rounded(points, prompts, metadata, dtype):
+        return (10 * points[:, 1]).round().to(dtype), {}
+
+    dtypes = (torch.int64, torch.float32)
+    _assert_equal(*(_last(1, policy=toy.policy(), reward_fn=partial(rounded, dtype=dtype)) for dtype in dtypes))
+
+
 @pytest.mark.parametrize("baseline", [per_epoch(), per_prompt(buffer_size=8, min_count=1)], ids=["epoch", "prompt"])
 def test_advantages_are_compared_and_clipped_and_what_is_remembered_is_in_the_state(baseline):
     state, info = _run(1, policy=toy.policy(), objective=ddpo_is(advantages=baseline, advantage_clip=0.7))[0]
@@ -360,9 +386,10 @@ def test_an_exception_of_the_reward_passes_through():
         next(_fit(toy.policy(), reward_fn=broken))
 
 
-def test_images_that_are_not_finite_stop_the_run_before_the_reward_sees_them():
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_images_that_are_not_finite_stop_the_run_before_the_reward_sees_them(value):
     policy = toy.policy()
-    broken = policy._replace(decode=lambda latents: policy.decode(latents) * float("nan"))
+    broken = policy._replace(decode=lambda latents: policy.decode(latents).index_fill(1, torch.tensor([0]), value))
     with pytest.raises(NonFiniteError, match="images that are NaN or infinite"):
         next(_fit(broken, reward_fn=lambda *_: pytest.fail("the reward was called")))
 
@@ -383,8 +410,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state():
 
 
 def test_parameters_that_are_not_finite_stop_the_run():
-    with pytest.raises(NonFiniteError, match=r"epoch 1: .*parameters stopped being finite"):
-        next(_fit(toy.policy(), learning_rate=float("inf")))
+    policy, optimizer = toy.policy(), adamw(1e-2)
+
+    def diverge(gradients, state, params):
+        return {name: leaf + float("inf") for name, leaf in params.items()}, state
+
+    diverging = optimizer._replace(update=diverge)
+    epochs = fit(
+        init(policy, diverging, seed=0),
+        policy=policy,
+        optimizer=diverging,
+        reward_fn=toy.reward,
+        prompts=["left"],
+        objective=DEFAULT,
+        config=SMALL.model_copy(update={"updates_per_epoch": 1}),
+    )
+    with pytest.raises(NonFiniteError, match="epoch 1: parameters stopped being finite"):
+        next(epochs)
 
 
 def test_half_precision_masters_are_refused():
@@ -409,18 +451,43 @@ def test_samples_that_cannot_be_shared_are_refused():
         next(_fit(toy.policy(), processes=SINGLE._replace(size=3)))
 
 
-@given(updates=st.integers(1, 4), share=st.integers(1, 3), size=st.integers(1, 4), pass_index=st.integers(0, 3))
-def test_processes_share_every_minibatch_of_every_pass_equally(updates, share, size, pass_index):
+@given(updates=st.integers(1, 4), share=st.integers(1, 3), size=st.integers(1, 4), passes=st.integers(1, 3))
+def test_processes_share_every_minibatch_of_every_pass_equally(updates, share, size, passes):
     samples = updates * share * size
-    ranks = [SINGLE._replace(rank=rank, size=size) for rank in range(size)]
-    first, later = (shuffled_minibatches(samples, updates, seed=3, epoch=5, pass_index=p) for p in (0, pass_index))
-    assert sorted(later.flatten().tolist()) == list(range(samples))
+    deal = partial(minibatches, samples, updates, passes=passes, seed=3, epoch=5)
+    ranks = [list(deal(processes=SINGLE._replace(rank=rank, size=size))) for rank in range(size)]
     # What one process trains together is what several do.
-    together = np.concatenate([process.share(later) for process in ranks], 1)
-    assert [sorted(minibatch) for minibatch in together.tolist()] == [sorted(row) for row in later.tolist()]
-    assert all(process.share(later).shape == (updates, share) for process in ranks)
-    assert all(process.owned(first) == process.owned(later) for process in ranks)
-    # What each collects is in global order again.
-    gathered = torch.tensor([process.owned(first) for process in ranks])
-    collecting = SINGLE._replace(size=size, gather=lambda _: gathered)
-    assert collecting.collect(gathered[0], first).tolist() == list(range(samples))
+    for whole, *parts in zip(deal(), *ranks, strict=True):
+        assert [len(part.indices) for part in parts] == [share] * size
+        assert (
+            sorted(index for part in parts for index in part.indices) == sorted(whole.indices) == sorted(whole.samples)
+        )
+    for dealt in ranks:
+        # A process owns the same samples in every pass, and samples them in ascending order.
+        owned = [
+            sorted(index for part in dealt if part.pass_index == place for index in part.indices)
+            for place in range(passes)
+        ]
+        assert all(own == owned[0] for own in owned)
+        assert all([owned[0][row] for row in part.samples] == list(part.indices) for part in dealt)
+
+
+def test_what_processes_gather_is_weighed_in_global_order():
+    # Two processes: what the other one would have scored stands in for it, told from its indices alone.
+    config, policy = SMALL.model_copy(update={"num_steps": 2}), toy.policy()
+    weighed = []
+
+    def weigh(state, prompts, scores):
+        weighed.append(scores)
+        return state, torch.zeros(16)
+
+    def reward(points, prompts, metadata):
+        return points[:, 0], {}
+
+    whole = _run(1, policy=policy, config=config, reward_fn=reward)[0][1].scores
+    owned = [sorted(i for part in minibatches(16, 2, seed=0, epoch=0, processes=SINGLE._replace(rank=rank, size=2))
+                    for i in part.indices) for rank in range(2)]  # fmt: skip
+    pair = SINGLE._replace(size=2, gather=lambda own: torch.stack([own, whole[owned[1]]]))
+    next(_fit(policy, config=config, reward_fn=reward, processes=pair, objective=DEFAULT._replace(weigh=weigh)))
+    torch.testing.assert_close(weighed[0], whole, rtol=1e-4, atol=1e-4)
+    assert owned[0] != list(range(8))

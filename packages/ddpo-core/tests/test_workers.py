@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from ddpo_core import FitConfig, adamw, ddpo_is, fit, init, toy
-from ddpo_core.workers import beside
+from ddpo_core.rewards import beside
 
+CPU = torch.device("cpu")
 SMALL = FitConfig(num_steps=3, samples_per_epoch=16, updates_per_epoch=2, sample_batch_size=2)
 
 
@@ -78,7 +79,7 @@ def test_work_is_bounded_and_results_are_those_of_their_own_work():
         most.append(len(running))
         gate.set()
 
-    with beside(2, own_cores=True) as submit:
+    with beside(2, CPU) as submit:
         # Four pieces fit; the fifth waits for the first, which the gate holds until the timer opens it.
         timer = threading.Timer(0.2, open_the_gate)
         timer.start()
@@ -92,11 +93,18 @@ def test_threads_of_the_cpu_do_not_start_a_second_team():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with beside(2, own_cores=False) as submit:
+        with beside(2, CPU) as submit:
             counts = [submit(torch.get_num_threads) for _ in range(4)]
             assert [count() for count in counts] == [1] * 4
             assert torch.get_num_threads() == 2
-        with beside(1, own_cores=True) as submit:
+        # Where the block computes elsewhere, the threads may use all cores.
+        with beside(1, torch.device("meta")) as submit:
             assert submit(torch.get_num_threads)() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="wants two GPUs")
+def test_threads_take_the_gpu_of_the_block():
+    with beside(1, torch.device("cuda:1")) as submit:
+        assert submit(torch.cuda.current_device)() == 1

@@ -5,11 +5,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor, distributed
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
@@ -39,34 +38,6 @@ class Processes(NamedTuple):
         """Whether this process is the one that writes files and talks to the terminal."""
         return self.rank == 0
 
-    def share(self, minibatches: Int[np.ndarray, "minibatches columns"]) -> Int[np.ndarray, "minibatches own"]:
-        """Take this process's equal part of every minibatch: its columns, whose number is a multiple of `size`.
-
-        Example:
-            >>> SINGLE._replace(rank=1, size=2).share(np.array([[5, 2, 1, 0], [3, 4, 7, 6]])).tolist()
-            [[1, 0], [7, 6]]
-        """
-        return np.split(minibatches, self.size, axis=1)[self.rank]
-
-    def owned(self, minibatches: Int[np.ndarray, "minibatches columns"]) -> tuple[int, ...]:
-        """List the global sample indices of this process, ascending; they are the same in every pass of an epoch.
-
-        Example:
-            >>> SINGLE._replace(rank=1, size=2).owned(np.array([[5, 2, 1, 0], [3, 4, 7, 6]]))
-            (0, 1, 6, 7)
-        """
-        return tuple(sorted(self.share(minibatches).flatten().tolist()))
-
-    def collect(self, local: Tensor, minibatches: Int[np.ndarray, "minibatches columns"]) -> Tensor:
-        """Put values of `owned` samples from all processes in global sample order.
-
-        Example:
-            >>> SINGLE.collect(torch.arange(4), np.array([[3, 1], [0, 2]]))
-            tensor([0, 1, 2, 3])
-        """
-        indices = [index for rank in range(self.size) for index in self._replace(rank=rank).owned(minibatches)]
-        return self.gather(local).flatten()[torch.tensor(indices).argsort()]
-
     def concatenate(self, rows: Tensor) -> Tensor:
         """Put the rows of all processes one after another, in order of rank; each may have another number of them.
 
@@ -91,7 +62,7 @@ class Processes(NamedTuple):
         return [json.loads(part.numpy().tobytes()) for part in parts]
 
 
-SINGLE = Processes(0, 1, lambda tensors: tensors, lambda tensor: torch.unsqueeze(tensor, 0))
+SINGLE = Processes(0, 1, list, partial(torch.unsqueeze, dim=0))
 """One process: nothing to average, nothing to gather."""
 
 

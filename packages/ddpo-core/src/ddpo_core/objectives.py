@@ -17,9 +17,8 @@ from ddpo_core.advantages import Baseline, per_prompt, within_prompts
 from ddpo_core.config import FitConfig
 from ddpo_core.errors import DDPOError
 from ddpo_core.losses import ddpo_is_loss, ddpo_sf_loss, kl_penalty, rwr_loss, rwr_weights, sparse_rwr_weights
-from ddpo_core.randomness import generator
-from ddpo_core.rows import take_rows
-from ddpo_core.sampling import stochastic_steps, transition_log_prob
+from ddpo_core.random import generator
+from ddpo_core.sampling import stochastic_steps, take_rows, transition_log_prob
 from ddpo_core.types import LossFunction, Metrics, ObjectiveState, Params, Policy, Rows, Trajectories
 
 

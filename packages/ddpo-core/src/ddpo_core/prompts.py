@@ -2,30 +2,58 @@
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from io import StringIO
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ddpo_core.emoji.words import ACTIVITIES, ANIMALS, UNSEEN_ACTIVITIES, UNSEEN_ANIMALS, UNSEEN_OBJECTS
 from ddpo_core.errors import DDPOError
 
 
-class PromptSet(NamedTuple):
-    """Prompts with what a reward may want to know about each; equally long."""
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts with what a reward may want to know about each, and how often each is drawn; equally long.
+
+    Raises:
+        DDPOError: If they are not, or weights are not finite, at least 0 and above 0 in sum.
+
+    Example:
+        >>> len(PromptSet(("a cat", "a dog"), ({}, {}), weights=(3.0, 1.0)))
+        2
+    """
 
     prompts: tuple[str, ...]
     metadata: tuple[Mapping[str, Any], ...]
+    weights: tuple[float, ...] | None = None
+    """Relative to each other; left out: all are drawn alike."""
+
+    def __post_init__(self) -> None:
+        """Refuse what does not belong together."""
+        counts = {len(self.prompts), len(self.metadata), len(self.prompts if self.weights is None else self.weights)}
+        if len(counts) > 1:
+            raise DDPOError(f"got {len(self.prompts)} prompts and another number of metadata or weights: want one each")
+        if self.weights is not None and not (
+            all(0 <= weight < math.inf for weight in self.weights) and 0 < sum(self.weights) < math.inf
+        ):
+            raise DDPOError(f"got the weights {self.weights!r}: want numbers at least 0, and one above 0")
+
+    def __len__(self) -> int:
+        """Count the prompts."""
+        return len(self.prompts)
 
 
 def prompt_set(name: str) -> PromptSet:
     """Look up a prompt set by name, or read one from `file:PATH`.
 
     A `.txt` file holds one prompt per line; a `.csv` file a column `prompt`, the other columns becoming metadata; a
-    `.jsonl` file one object with `"prompt"` per line, its other keys becoming metadata. Blank lines are skipped.
+    `.jsonl` file one object with `"prompt"` per line, its other keys becoming metadata; but `weight` says how often
+    each is drawn, where every row has one. Blank lines are skipped.
 
     Raises:
         DDPOError: If the name is unknown, or the file cannot be read or holds no prompts.
@@ -55,12 +83,14 @@ def as_prompt_set(prompts: PromptSet | Sequence[str], *, count: int | None = Non
     """Give plain prompts empty metadata, and check that there are any (or exactly `count`).
 
     Raises:
-        DDPOError: If there are none, or not as many as wanted.
+        DDPOError: If there are none, not as many as wanted, or a text instead of a list of texts.
 
     Example:
         >>> as_prompt_set(["a cat"]).metadata
         ({},)
     """
+    if isinstance(prompts, str):
+        raise DDPOError(f"got the text {prompts!r} as prompts: want a list, [{prompts!r}], or prompt_set({prompts!r})")
     checked = prompts if isinstance(prompts, PromptSet) else _plain(prompts)
     if not checked.prompts or count not in (None, len(checked.prompts)):
         raise DDPOError(f"got {len(checked.prompts)} prompts; want {'at least one' if count is None else count}")
@@ -68,7 +98,7 @@ def as_prompt_set(prompts: PromptSet | Sequence[str], *, count: int | None = Non
 
 
 def pick_prompts(prompts: PromptSet, places: Sequence[int]) -> PromptSet:
-    """Pick prompts with their metadata.
+    """Pick prompts with their metadata; they have no weights.
 
     Example:
         >>> pick_prompts(as_prompt_set(["a cat", "a dog"]), [1, 1]).prompts
@@ -145,7 +175,8 @@ def _read_file(path: Path) -> PromptSet:
     if not rows:
         raise DDPOError(f"prompt file {str(path)!r} holds no prompts")
     prompts = tuple(_take_prompt(row, str(path)) for row in rows)
-    return PromptSet(prompts, tuple({key: row[key] for key in row if key != "prompt"} for row in rows))
+    metadata = tuple({key: row[key] for key in row if key not in ("prompt", "weight")} for row in rows)
+    return PromptSet(prompts, metadata, _take_weights(rows, str(path)))
 
 
 def _take_prompt(row: Any, path: str) -> str:
@@ -153,6 +184,15 @@ def _take_prompt(row: Any, path: str) -> str:
     if not isinstance(prompt, str) or not prompt.strip():
         raise DDPOError(f"prompt file {path!r}: got {row!r}, want a text under 'prompt' in every row")
     return prompt.strip()
+
+
+def _take_weights(rows: Sequence[Mapping[str, Any]], path: str) -> tuple[float, ...] | None:
+    if not any("weight" in row for row in rows):
+        return None
+    try:
+        return tuple(float(row["weight"]) for row in rows)
+    except (KeyError, TypeError, ValueError):
+        raise DDPOError(f"prompt file {path!r}: want a number under 'weight' in every row, or in none") from None
 
 
 def _read_txt(text: str) -> Iterable[dict[str, Any]]:

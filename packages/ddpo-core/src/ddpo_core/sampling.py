@@ -1,18 +1,131 @@
-"""Sampling trajectories, and replaying their log-probabilities through the very same function.
+"""Sampling trajectories and scoring their images, and replaying log-probabilities through the very same function.
 
-The two meet in `Policy.transition`: with the same batch shape, a replay of what was just sampled gives the same
-log-probabilities bit for bit, in every dtype.
+Sampling and replay meet in `Policy.transition`: with the same batch shape, a replay of what was just sampled gives the
+same log-probabilities bit for bit, in every dtype.
 """
 
 import math
-from collections.abc import Sequence
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import accumulate
+from operator import itemgetter
+from typing import NamedTuple, TypeVar, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ddpo_core.rows import take_rows
-from ddpo_core.types import Conditioning, Params, Policy, Timesteps, Trajectories, Transition
+from ddpo_core.prompts import PromptSet, pick_prompts
+from ddpo_core.random import generator
+from ddpo_core.rewards import Info, beside, join_info, score_images
+from ddpo_core.types import (
+    Conditioning,
+    Params,
+    Policy,
+    Progress,
+    RewardFunction,
+    Timesteps,
+    Trajectories,
+    Transition,
+)
+
+Aligned = TypeVar("Aligned", bound=Tensor | tuple[Tensor, ...])
+"""Tensors whose rows belong together: one tensor, a tuple or a NamedTuple of them."""
+
+
+class Rollout(NamedTuple):
+    """Samples with their scores, one row per sample; images and scores are on the CPU."""
+
+    trajectories: Trajectories
+    prompts: PromptSet
+    images: Tensor
+    scores: Float[Tensor, " batch"]
+    info: Info
+    seconds_sampling: float
+    seconds_reward: float
+
+
+def roll_out(
+    policy: Policy,
+    params: Params,
+    reward_fn: RewardFunction,
+    prompts: PromptSet,
+    *,
+    seeds: Sequence[int],
+    num_steps: int,
+    batch_size: int,
+    reward_workers: int | None = 0,
+    progress: Progress | None = None,
+) -> Rollout:
+    """Sample and score one image per prompt, `batch_size` at a time.
+
+    Beyond float tolerance the results do not depend on the batch size.
+
+    Args:
+        policy: The model with its sampler.
+        params: The trainable leaves to sample with.
+        reward_fn: The reward; called once per batch.
+        prompts: One prompt and its metadata per sample.
+        seeds: One noise seed per sample.
+        num_steps: The number of denoising steps.
+        batch_size: How many samples are denoised at once.
+        reward_workers: Threads that score finished batches while the next are sampled; 0 scores between them, and
+            None means 1 where the policy is on a GPU and 0 on a CPU.
+        progress: Called as `("sampling", done, total)` after every batch.
+
+    Raises:
+        NonFiniteError: If an image is not finite.
+        ScoreError: If the reward does not return one finite score per image.
+
+    Example:
+        >>> from ddpo_core import toy
+        >>> policy = toy.policy()
+        >>> prompts = PromptSet(("right", "left"), ({}, {}))
+        >>> roll_out(policy, policy.params, toy.reward, prompts, seeds=[0, 1], num_steps=4, batch_size=2).scores.shape
+        torch.Size([2])
+    """
+    device = next(iter(params.values())).device
+    threads = int(device.type != "cpu") if reward_workers is None else reward_workers
+    trajectories, images, scoring, seconds = [], [], [], 0.0
+    with beside(threads, device) as submit:
+        for start in range(0, len(seeds), batch_size):
+            began, end = time.perf_counter(), min(start + batch_size, len(seeds))
+            part = pick_prompts(prompts, range(start, end))
+            sampled, drawn = sample_images(policy, params, part.prompts, num_steps=num_steps, seeds=seeds[start:end])
+            trajectories.append(sampled)
+            images.append(drawn)
+            seconds += time.perf_counter() - began
+            scoring.append(submit(partial(_score, reward_fn, drawn, part)))
+            if progress is not None:
+                progress("sampling", end, len(seeds))
+        scored = [result() for result in scoring]
+    return Rollout(
+        _join_trajectories(trajectories),
+        prompts,
+        concatenate_rows(images),
+        torch.cat([scores for scores, _, _ in scored]),
+        join_info([info for _, info, _ in scored]),
+        seconds,
+        sum(spent for _, _, spent in scored),
+    )
+
+
+def sample_images(
+    policy: Policy, params: Params, prompts: Sequence[str], *, num_steps: int, seeds: Sequence[int]
+) -> tuple[Trajectories, Tensor]:
+    """Sample one trajectory per prompt and decode its image, which is on the CPU.
+
+    Example:
+        >>> from ddpo_core import toy
+        >>> policy = toy.policy()
+        >>> sample_images(policy, policy.params, ["right"], num_steps=4, seeds=[0])[1].shape
+        torch.Size([1, 2])
+    """
+    trajectories = sample_trajectories(policy, params, prompts, num_steps=num_steps, seeds=seeds)
+    with torch.no_grad():
+        return trajectories, policy.decode(trajectories.latents[:, -1]).cpu()
 
 
 def sample_trajectories(
@@ -117,6 +230,89 @@ def stochastic_steps(timesteps: Timesteps) -> tuple[int, ...]:
     return tuple(step for step, std in enumerate(timesteps.std.tolist()) if std > 0)
 
 
+def draw_prompts(prompts: PromptSet, *, seed: int, epoch: int, indices: Sequence[int]) -> PromptSet:
+    """Draw the prompt of every index independently, by the weights of the set: a function of (seed, epoch, index).
+
+    Example:
+        >>> certain = PromptSet(("a cat", "a dog"), ({}, {}), weights=(0.0, 1.0))
+        >>> draw_prompts(certain, seed=0, epoch=0, indices=[5, 6]).prompts
+        ('a dog', 'a dog')
+    """
+    streams = [generator(seed, "prompt", epoch, index) for index in indices]
+    if prompts.weights is None:
+        return pick_prompts(prompts, [int(stream.integers(len(prompts))) for stream in streams])
+    reach = list(accumulate(prompts.weights))
+    # Beyond every place of weight 0; rounding may put the last number at the end of the reach, so the last that counts.
+    last = max(place for place, weight in enumerate(prompts.weights) if weight > 0)
+    return pick_prompts(prompts, [min(bisect_right(reach, stream.random() * reach[-1]), last) for stream in streams])
+
+
+def encode_once(
+    encode: Callable[[Sequence[str]], Conditioning], *, capacity: int = 512
+) -> Callable[[Sequence[str]], Conditioning]:
+    """Remember what the latest `capacity` prompts were encoded to, for as long as the returned function lives.
+
+    Prompts are encoded one by one: in a batch, the last bits would depend on which prompts happened to be new, and a
+    resumed run would differ from one that was never interrupted. What is remembered stays on the device: of SDXL's
+    prompts, 512 are about 160 MB.
+
+    Example:
+        >>> calls = []
+        >>> encode = encode_once(lambda prompts: calls.append(prompts) or torch.zeros(len(prompts), 1))
+        >>> encode(["a cat", "a dog"]).shape, encode(["a cat"]).shape, calls
+        (torch.Size([2, 1]), torch.Size([1, 1]), [['a cat'], ['a dog']])
+    """
+    remembered = lru_cache(capacity)(lambda prompt: encode([prompt]))
+    return lambda prompts: concatenate_rows([remembered(prompt) for prompt in prompts])
+
+
+def take_rows(rows: Aligned, index: Int[Tensor, " picked"]) -> Aligned:
+    """Take the same rows of every tensor, as copies.
+
+    Example:
+        >>> take_rows((torch.arange(3), torch.arange(3) * 10), torch.tensor([2, 0]))
+        (tensor([2, 0]), tensor([20,  0]))
+    """
+    return map_rows(lambda tensor: tensor[index], rows)
+
+
+def split_rows(rows: Aligned, size: int) -> Iterator[Aligned]:
+    """Split rows into parts of `size`; the last may be smaller.
+
+    Example:
+        >>> [part.tolist() for part in split_rows(torch.arange(5), 2)]
+        [[0, 1], [2, 3], [4]]
+    """
+    count = len(rows) if isinstance(rows, Tensor) else len(rows[0])
+    for start in range(0, count, size):
+        yield map_rows(itemgetter(slice(start, start + size)), rows)
+
+
+def map_rows(function: Callable[[Tensor], Tensor], rows: Aligned) -> Aligned:
+    """Apply a function to every tensor.
+
+    Example:
+        >>> map_rows(torch.neg, (torch.arange(2), torch.ones(2)))
+        (tensor([ 0, -1]), tensor([-1., -1.]))
+    """
+    if isinstance(rows, Tensor):
+        return cast(Aligned, function(rows))
+    return _rebuild(rows, [function(tensor) for tensor in rows])
+
+
+def concatenate_rows(parts: Sequence[Aligned]) -> Aligned:
+    """Join parts of one kind below each other.
+
+    Example:
+        >>> concatenate_rows([torch.arange(2), torch.arange(3)])
+        tensor([0, 1, 0, 1, 2])
+    """
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return cast(Aligned, torch.cat(cast(list[Tensor], list(parts))))
+    return _rebuild(first, [torch.cat(tensors) for tensors in zip(*parts, strict=True)])
+
+
 # The buffers are made outside: tensors that are born under inference_mode cannot be saved for backward.
 @torch.inference_mode()
 def _fill(
@@ -135,3 +331,32 @@ def _fill(
         transition = policy.transition(params, latents[:, step].contiguous(), rows, conditioning)
         latents[:, step + 1] = transition.mean + transition.std * noise[:, step + 1]
         log_probs[:, step] = transition_log_prob(transition, latents[:, step + 1])
+
+
+def _score(reward_fn: RewardFunction, images: Tensor, prompts: PromptSet) -> tuple[Tensor, Info, float]:
+    start = time.perf_counter()
+    scores, info = score_images(reward_fn, images, prompts.prompts, prompts.metadata)
+    return scores, info, time.perf_counter() - start
+
+
+def _join_trajectories(parts: Sequence[Trajectories]) -> Trajectories:
+    if len(parts) == 1:
+        return parts[0]
+    index, offset = [], 0
+    for part in parts:
+        index.append(part.prompt_index + offset)
+        offset += len(dict.fromkeys(part.prompts))
+    return Trajectories(
+        torch.cat([part.latents for part in parts]),
+        torch.cat([part.log_probs for part in parts]),
+        concatenate_rows([part.conditioning for part in parts]),
+        torch.cat(index),
+        parts[0].timesteps,
+        parts[0].stochastic,
+        tuple(prompt for part in parts for prompt in part.prompts),
+    )
+
+
+def _rebuild(like: Aligned, tensors: list[Tensor]) -> Aligned:
+    # A NamedTuple takes its fields one by one, a plain tuple takes them all at once.
+    return cast(Aligned, type(like)(*tensors) if hasattr(like, "_fields") else tuple(tensors))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ddpo_core.randomness import gaussian_noise
+from ddpo_core.random import gaussian_noise
 from ddpo_core.sampling import replay_log_probs, sample_trajectories, stochastic_steps
 from ddpo_core.types import Params, Policy, Trajectories
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddpo_core.diffusion.ddim import Schedule, ddim_timesteps, ddim_transition, denoising_error
-from ddpo_core.randomness import gaussian_noise
+from ddpo_core.random import gaussian_noise
 from ddpo_core.types import Conditioning, Params, Policy, Timesteps, Transition
 
 _TIMES = 100

@@ -1,22 +1,36 @@
-"""The training loop as pure functions: a state goes in, a new state and what happened come out."""
+"""The training loop as pure functions, on one page: a state goes in, a new state and what happened come out.
 
-from collections.abc import Iterator, Sequence
+An epoch draws prompts, rolls out, scores, weighs, and makes one train step of each minibatch. Everything that it calls
+is public, for loops of your own.
+"""
 
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from ddpo_core.config import FitConfig
 from ddpo_core.distributed import SINGLE, Processes
-from ddpo_core.epoch import train_epoch
-from ddpo_core.objectives import Objective
-from ddpo_core.prompts import PromptSet
-from ddpo_core.rollout import encode_once
+from ddpo_core.errors import DDPOError, NonFiniteError
+from ddpo_core.objectives import Minibatch, Objective
+from ddpo_core.prompts import PromptSet, as_prompt_set, pick_prompts
+from ddpo_core.random import sample_seeds, shuffled_minibatches
+from ddpo_core.sampling import Rollout, draw_prompts, encode_once, map_rows, roll_out, split_rows
 from ddpo_core.types import (
     EpochInfo,
+    Metrics,
     Optimizer,
     Policy,
     Progress,
     RewardFunction,
+    Rows,
     TrainState,
+    Trajectories,
 )
 
 
@@ -103,3 +117,247 @@ def fit(
             processes=processes,
         )
         yield state, info
+
+
+def train_epoch(
+    state: TrainState,
+    *,
+    policy: Policy,
+    optimizer: Optimizer,
+    reward_fn: RewardFunction,
+    prompts: PromptSet | Sequence[str],
+    objective: Objective,
+    config: FitConfig,
+    progress: Progress | None = None,
+    processes: Processes = SINGLE,
+) -> tuple[TrainState, EpochInfo]:
+    """Sample, score and update once; arguments and errors are those of `fit`."""
+    _check(policy, objective, config, processes)
+    samples, updates, passes = config.samples_per_epoch, config.updates_per_epoch, config.passes_per_epoch
+    owned = _owned(samples, updates, state, processes)
+    # Of the whole epoch, of all processes; consecutive samples share a prompt where they form a group.
+    groups = [index // config.samples_per_prompt for index in range(samples)]
+    drawn = draw_prompts(as_prompt_set(prompts), seed=state.seed, epoch=state.epoch, indices=groups)
+    rollout = roll_out(
+        policy,
+        state.params,
+        reward_fn,
+        pick_prompts(drawn, owned[processes.rank]),
+        seeds=sample_seeds(state.seed, state.epoch, owned[processes.rank]),
+        num_steps=config.num_steps,
+        batch_size=config.sample_batch_size,
+        reward_workers=config.reward_workers,
+        progress=progress,
+    )
+    scores = _in_global_order(processes.gather(rollout.scores), owned)
+    remembered, of_all = objective.weigh(state.objective_state, drawn.prompts, scores)
+    advantages, trajectories = of_all[list(owned[processes.rank])], rollout.trajectories
+    start, device, trained = time.perf_counter(), trajectories.latents.device, state
+    on_device = advantages.to(device, non_blocking=True)
+    logged: list[Metrics] = []
+    for minibatch in minibatches(
+        samples, updates, passes=passes, seed=state.seed, epoch=state.epoch, processes=processes
+    ):
+        rows = objective.choose(policy, trajectories, advantages, minibatch)
+        trained, metrics = train_step(
+            trained,
+            trajectories,
+            on_device,
+            map_rows(lambda tensor: tensor.to(device, non_blocking=True), rows),
+            policy=policy,
+            optimizer=optimizer,
+            objective=objective,
+            micro_batch_size=config.micro_batch_size,
+            max_grad_norm=config.max_grad_norm,
+            progress=None if progress is None else _offset(progress, len(logged), updates * passes),
+            processes=processes,
+        )
+        logged.append(metrics)
+    told = _read(trained, logged, processes)
+    after = replace(trained, objective_state=remembered, epoch=state.epoch + 1, queries=state.queries + samples)
+    seconds = time.perf_counter() - start
+    return after, _describe(after, rollout, owned[processes.rank], scores, advantages, told, seconds)
+
+
+def minibatches(
+    samples: int, updates: int, *, passes: int = 1, seed: int, epoch: int, processes: Processes = SINGLE
+) -> Iterator[Minibatch]:
+    """Deal the samples of an epoch into minibatches, mixed anew in every pass, and give this process its part of each.
+
+    A prompt's samples stand side by side, so that without mixing an update would see few prompts. A process owns the
+    same samples in every pass, sampled in ascending order of their index, and an equal part of every minibatch.
+
+    Args:
+        samples: How many samples an epoch has, over all processes.
+        updates: How many updates a pass makes of them.
+        passes: How often the samples are trained on.
+        seed: The seed of the run.
+        epoch: The epoch, from 0.
+        processes: The processes that share every update.
+
+    Example:
+        >>> first, second = minibatches(4, 2, seed=0, epoch=0)
+        >>> sorted([*first.samples, *second.samples])
+        [0, 1, 2, 3]
+    """
+    for pass_index in range(passes):
+        dealt = shuffled_minibatches(samples, updates, seed=seed, epoch=epoch, pass_index=pass_index)
+        own = _columns(dealt, processes.rank, processes.size)
+        places = {index: place for place, index in enumerate(sorted(own.flatten().tolist()))}
+        for indices in own.tolist():
+            yield Minibatch([places[index] for index in indices], indices, seed, epoch, pass_index)
+
+
+def train_step(
+    state: TrainState,
+    trajectories: Trajectories,
+    advantages: Float[Tensor, " batch"],
+    rows: Rows,
+    *,
+    policy: Policy,
+    optimizer: Optimizer,
+    objective: Objective,
+    micro_batch_size: int,
+    max_grad_norm: float,
+    progress: Progress | None = None,
+    processes: Processes = SINGLE,
+) -> tuple[TrainState, Metrics]:
+    """Make one optimizer update from the mean loss over `rows`.
+
+    Args:
+        state: The state to update; not changed.
+        trajectories: What was sampled, on the policy's device.
+        advantages: One per trajectory, as `objective.weigh` gives them.
+        rows: What to train, on the policy's device, as `objective.choose` gives it: `Pairs` of (sample, step) for a
+            policy gradient, `Draws` for regression.
+        policy: The policy that was sampled.
+        optimizer: The optimizer of the state.
+        objective: For instance `ddpo_is()`.
+        micro_batch_size: Rows in one forward and backward pass.
+        max_grad_norm: A gradient of a larger norm is scaled down to it.
+        progress: Told after every micro-batch.
+        processes: The processes whose gradients are averaged, all with equal weight.
+
+    Returns:
+        The new state, and the metrics as scalar tensors on the device: nothing here waits for it.
+
+    Example:
+        >>> from ddpo_core import Pairs, adamw, ddpo_sf, init, sample_trajectories, toy
+        >>> policy, optimizer = toy.policy(), adamw(1e-3)
+        >>> state = init(policy, optimizer, seed=0)
+        >>> sampled = sample_trajectories(policy, state.params, ["left", "right"], num_steps=4, seeds=[0, 1])
+        >>> pairs = Pairs(torch.tensor([0, 1]), torch.tensor([0, 2]))
+        >>> trained, metrics = train_step(state, sampled, torch.tensor([1.0, -1.0]), pairs, policy=policy,
+        ...                               optimizer=optimizer, objective=ddpo_sf(), micro_batch_size=8,
+        ...                               max_grad_norm=1.0)
+        >>> sorted(metrics)
+        ['approx_kl', 'grad_norm', 'loss', 'ratio_mean']
+    """
+    total = len(rows[0])
+    leaves = {name: leaf.detach().requires_grad_() for name, leaf in state.params.items()}
+    gradients: Sequence[Tensor] = [torch.zeros_like(leaf) for leaf in state.params.values()]
+    metrics: Metrics = {}
+    done = 0
+    for part in split_rows(rows, micro_batch_size):
+        share = len(part[0]) / total
+        loss, logged = objective.loss(policy, leaves, trajectories, advantages, part)
+        partial = torch.autograd.grad(loss * share, list(leaves.values()), materialize_grads=True)
+        gradients = [gradient + more for gradient, more in zip(gradients, partial, strict=True)]
+        metrics = _add(metrics, {"loss": loss.detach(), **logged}, share)
+        done += len(part[0])
+        if progress is not None:
+            progress("training", done, total)
+    clipped, grad_norm = _clip(processes.average(gradients), max_grad_norm)
+    params, opt_state = optimizer.update(dict(zip(leaves, clipped, strict=True)), state.opt_state, state.params)
+    return replace(state, params=params, opt_state=opt_state), {**metrics, "grad_norm": grad_norm}
+
+
+def _check(policy: Policy, objective: Objective, config: FitConfig, processes: Processes) -> None:
+    objective.check(policy, config)
+    shares = config.updates_per_epoch * processes.size
+    if config.samples_per_epoch % shares:
+        raise DDPOError(
+            f"samples_per_epoch={config.samples_per_epoch} cannot be shared by {config.updates_per_epoch} updates on "
+            f"{processes.size} processes: want a multiple of {shares}"
+        )
+
+
+def _columns(dealt: Int[np.ndarray, "updates columns"], rank: int, size: int) -> Int[np.ndarray, "updates own"]:
+    return np.split(dealt, size, axis=1)[rank]
+
+
+def _owned(samples: int, updates: int, state: TrainState, processes: Processes) -> Sequence[Sequence[int]]:
+    """List the global indices that each process samples, ascending."""
+    dealt = shuffled_minibatches(samples, updates, seed=state.seed, epoch=state.epoch)
+    return [sorted(_columns(dealt, rank, processes.size).flatten().tolist()) for rank in range(processes.size)]
+
+
+def _in_global_order(gathered: Float[Tensor, "processes own"], owned: Sequence[Sequence[int]]) -> Tensor:
+    return gathered.flatten()[torch.tensor(owned).flatten().argsort()]
+
+
+def _add(totals: Mapping[str, Tensor], metrics: Mapping[str, Tensor], share: float) -> Metrics:
+    return {name: totals.get(name, 0.0) + share * value for name, value in metrics.items()}
+
+
+def _clip(gradients: Sequence[Tensor], max_norm: float) -> tuple[Sequence[Tensor], Tensor]:
+    """Scale gradients down to `max_norm` where they are larger; NaN stays NaN, so that it is noticed."""
+    norm = torch.nn.utils.get_total_norm(gradients)
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    return [gradient * scale for gradient in gradients], norm
+
+
+def _offset(progress: Progress, update: int, updates: int) -> Progress:
+    return lambda phase, done, total: progress(phase, update * total + done, updates * total)
+
+
+def _read(state: TrainState, logged: Sequence[Metrics], processes: Processes) -> Mapping[str, float]:
+    """Average metrics over updates and processes and bring them to the host, the only wait of training.
+
+    Stops aloud where they or the parameters are not finite: NaN weights draw black images, which some rewards like.
+    """
+    names = list(logged[0])
+    table = torch.stack([torch.stack([metrics[name].float() for name in names]) for metrics in logged]).mean(0)
+    metrics = dict(zip(names, processes.average([table])[0].tolist(), strict=True))
+    norm = torch.nn.utils.get_total_norm(list(state.params.values())).item()
+    broken = [name for name, value in {**metrics, "parameters": norm}.items() if not math.isfinite(value)]
+    if broken:
+        raise NonFiniteError(
+            f"epoch {state.epoch + 1}: {', '.join(broken)} stopped being finite in training; the state before it is "
+            "intact: go on from the last checkpoint with a lower learning rate, or use dtype float32"
+        )
+    return metrics
+
+
+def _describe(
+    state: TrainState,
+    rollout: Rollout,
+    indices: Sequence[int],
+    scores: Tensor,
+    advantages: Tensor,
+    metrics: Mapping[str, float],
+    seconds_training: float,
+) -> EpochInfo:
+    exact = scores.double()
+    return EpochInfo(
+        state.epoch,
+        state.queries,
+        rollout.prompts.prompts,
+        rollout.prompts.metadata,
+        rollout.images,
+        rollout.trajectories.latents[:, -1].cpu(),
+        rollout.scores,
+        advantages,
+        rollout.info,
+        {
+            "reward_mean": exact.mean().item(),
+            "reward_std": exact.std(correction=0).item(),
+            "reward_min": exact.min().item(),
+            "reward_max": exact.max().item(),
+            **metrics,
+            "seconds_sampling": rollout.seconds_sampling,
+            "seconds_reward": rollout.seconds_reward,
+            "seconds_training": seconds_training,
+        },
+        tuple(indices),
+    )

@@ -37,7 +37,7 @@ from ddpo_core.diffusion.network import (
 from ddpo_core.diffusion.text import text_of
 from ddpo_core.emoji import pipeline_path
 from ddpo_core.errors import DDPOError
-from ddpo_core.randomness import gaussian_noise
+from ddpo_core.random import gaussian_noise
 from ddpo_core.types import Conditioning, Params, Policy, Timesteps, Transition
 
 _BUILTIN = "builtin:emoji"

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from ddpo_core.errors import DDPOError
-from ddpo_core.rows import concatenate_rows, map_rows
+from ddpo_core.sampling import concatenate_rows, map_rows
 from ddpo_core.types import Conditioning, Params
 
 Network = Callable[[Params, Tensor, Tensor, Conditioning], Tensor]

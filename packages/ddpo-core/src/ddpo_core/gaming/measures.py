@@ -13,9 +13,8 @@ from torch.nn.functional import pdist
 from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import DDPOError
 from ddpo_core.losses import kl_penalty
-from ddpo_core.randomness import gaussian_noise
-from ddpo_core.rows import take_rows
-from ddpo_core.sampling import stochastic_steps
+from ddpo_core.random import gaussian_noise
+from ddpo_core.sampling import stochastic_steps, take_rows
 from ddpo_core.types import Params, Policy, Trajectories
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601

@@ -22,9 +22,8 @@ from ddpo_core.evaluation import evaluate
 from ddpo_core.gaming.measures import image_statistics, initial_kl, initial_view, prompt_diversity
 from ddpo_core.gaming.rule import Observation, Rule, Verdict, assess
 from ddpo_core.prompts import PromptSet
-from ddpo_core.rollout import encode_once
-from ddpo_core.sampling import sample_trajectories
-from ddpo_core.scoring import score_images
+from ddpo_core.rewards import score_images
+from ddpo_core.sampling import encode_once, sample_trajectories
 from ddpo_core.types import EpochInfo, Policy, RewardFunction, TrainState
 
 EVIDENCE, FAMILIARITY = "prompt_evidence", "familiarity"

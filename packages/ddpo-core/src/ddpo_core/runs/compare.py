@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ddpo_core.evaluation import Evaluation, evaluate
 from ddpo_core.prompts import PromptSet
+from ddpo_core.rewards import score_images
 from ddpo_core.runs.folder import BEFORE_AFTER, EVALUATION, SAMPLES, write_aside, write_text
 from ddpo_core.runs.pictures import before_after, save_png, to_pil
-from ddpo_core.scoring import score_images
 from ddpo_core.types import Params, Policy, Progress, RewardFunction
 
 CONFIDENCE = 0.95
