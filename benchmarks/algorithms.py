@@ -2,8 +2,8 @@
 
     python benchmarks/algorithms.py runs/algorithms [--jobs 2] [--seeds 3] [--epochs 24] [--threads 1]
 
-Every run is `ddpo train` with the defaults that a user gets for the algorithm on the embedded model, and the same
-number of queries. One more per reward is a control: regression that weighs all samples alike, and so knows nothing of
+Every run has the defaults that a user of `ddpo train` gets for the algorithm on the embedded model, and the same number
+of queries. One more per reward is a control: regression that weighs all samples alike, and so knows nothing of
 the reward. Runs that are finished are not run again, and one that was stopped goes on. Each leaves its metrics.jsonl in
 a folder of its own under the results. Draws docs/images/algorithms.png (mean and range over the seeds) and prints a
 table for RESULTS.md.
@@ -31,7 +31,7 @@ CONTROL = "rwr-uniform"
 REWARDS = ("jpeg_compressibility", "jpeg_incompressibility")
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "algorithms.png"
 # What is drawn on the way teaches nothing here and costs time.
-SETTINGS = "sample_every = 1000000\ncheckpoint_every = 4\nkeep_last = 1\nevidence_samples = 0\n"
+SETTINGS = {"sample_every": 1_000_000, "checkpoint_every": 4, "keep_last": 1, "evidence_samples": 0}
 
 
 class Run(NamedTuple):
@@ -51,13 +51,13 @@ def main() -> None:
     """Train what is missing, draw and print."""
     options = _parse()
     options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "settings.toml").write_text(SETTINGS, encoding="utf-8")
-    control = f'{SETTINGS}[objective]\nname = "rwr"\ninverse_temperature = 0.0\n'
-    (options.results / f"{CONTROL}.toml").write_text(control, encoding="utf-8")
     # By seed: where it is stopped half-way, what is there can be compared.
     parts = product(range(options.seeds), options.rewards, options.algorithms)
     runs = [Run(algorithm, reward, seed) for seed, reward, algorithm in parts]
     runs += [Run(CONTROL, reward, 0) for reward in options.rewards]
+    if options.only:
+        _train(next(run for run in runs if run.name == options.only), options)
+        return
     failed = _train_all([run for run in runs if not _is_finished(run, options)], options)
     finished = [run for run in runs if _is_finished(run, options)]
     if finished:
@@ -72,7 +72,7 @@ def _train_all(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
     """Train side by side, with a line for each that is through; returns those that failed."""
     start, failed = time.perf_counter(), []
     with ThreadPoolExecutor(options.jobs) as pool:
-        waiting = {pool.submit(_train, run, options): run for run in runs}
+        waiting = {pool.submit(_train_apart, run, options): run for run in runs}
         try:
             for done, future in enumerate(as_completed(waiting), 1):
                 run, code = waiting[future], future.result()
@@ -86,23 +86,38 @@ def _train_all(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
     return failed
 
 
-def _train(run: Run, options: argparse.Namespace) -> int:
-    """Run `ddpo train` in a process of its own, from where it was stopped if it was."""
-    folder = options.results / run.name
-    if latest_checkpoint(folder):
-        arguments = ["--resume", str(folder)]
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        file = CONTROL if run.algorithm == CONTROL else "settings"
-        arguments = ["--config", str(options.results / f"{file}.toml"), "--output", str(folder)]
-        arguments += ["--reward", run.reward, "--seed", str(run.seed), "--device", "cpu"]
-        arguments += [] if run.algorithm == CONTROL else ["--algorithm", run.algorithm]
-        if options.samples_per_epoch:
-            arguments += ["--samples-per-epoch", str(options.samples_per_epoch)]
-    command = [sys.executable, "-m", "ddpo_cli", "train", *arguments, "--epochs", str(options.epochs)]
+def _train_apart(run: Run, options: argparse.Namespace) -> int:
+    """Train one run in a process of its own."""
+    same = ["--epochs", str(options.epochs), "--threads", str(options.threads)]
+    same += ["--samples-per-epoch", str(options.samples_per_epoch)] if options.samples_per_epoch else []
+    command = [sys.executable, __file__, str(options.results), "--only", run.name, *same]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     with open(_log(run, options), "a", encoding="utf-8") as log:
         return subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
+
+
+def _train(run: Run, options: argparse.Namespace) -> None:
+    """Train one run, from where it was stopped if it was."""
+    from ddpo_core import runs
+    from ddpo_rewards import get_reward
+
+    folder, reward = options.results / run.name, get_reward(run.reward)
+    objective = {"name": "rwr", "inverse_temperature": 0.0} if run.algorithm == CONTROL else {"name": run.algorithm}
+    fit = {"samples_per_epoch": options.samples_per_epoch} if options.samples_per_epoch else {}
+    config = runs.run_config(
+        {
+            **{"reward": run.reward, "seed": run.seed, "device": "cpu", "epochs": options.epochs, **SETTINGS},
+            **{"objective": objective, "fit": fit},
+        }
+    )
+    if latest_checkpoint(folder):
+        events = runs.resume(folder, reward, config=config)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        events = runs.train(config, reward, output=folder)
+    for event in events:
+        if isinstance(event, runs.Epoch):
+            print(event.info.epoch, f"{event.info.metrics['reward_mean']:.4g}", flush=True)
 
 
 def _is_finished(run: Run, options: argparse.Namespace) -> bool:
@@ -191,6 +206,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--samples-per-epoch", type=int, help="left out: what a user gets")
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=ALGORITHMS)
     parser.add_argument("--rewards", nargs="+", choices=REWARDS, default=REWARDS)
+    parser.add_argument("--only", help="train this run, in this process")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     return parser.parse_args()
 

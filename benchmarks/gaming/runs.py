@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from ddpo_cli.setup import Setup
     from ddpo_core import EpochInfo, Policy, TrainState
+    from ddpo_core.runs import Parts
 
 REWARDS = ("jpeg_compressibility", "jpeg_incompressibility", "redness", "brightness", "roughness", "symmetry")
 OBSERVED = "observed.jsonl"
@@ -81,44 +81,43 @@ def _train_apart(run: Run, options: argparse.Namespace) -> int:
 
 
 def _train(run: Run, options: argparse.Namespace) -> None:
-    from ddpo_core import fit
+    from ddpo_core import fit, runs
     from ddpo_core.emoji.judge import load_judge
+    from ddpo_rewards import get_reward
 
     folder, judge = options.results / run.name, load_judge()
-    setup = _load(run, folder)
-    state = _begin(run, folder, setup)
+    config = runs.run_config(
+        {
+            "seed": run.seed,
+            "device": "cpu",
+            "learning_rate": run.learning_rate,
+            "learning_rate_half_life": 1e9,
+            "objective": {"baseline": "epoch"},
+        }
+    )
+    parts = runs.load_parts(config)
+    state = _begin(run, folder, parts)
     epochs = fit(
         state,
-        policy=setup.policy,
-        optimizer=setup.optimizer,
-        reward_fn=setup.reward_fn,
-        prompts=setup.prompts,
-        objective=setup.objective,
-        config=setup.config.fit,
+        policy=parts.policy,
+        optimizer=parts.optimizer,
+        reward_fn=get_reward(run.reward if run.reward.startswith("jpeg") else f"rewards:{run.reward}"),
+        prompts=parts.prompts,
+        objective=parts.objective,
+        config=config.fit,
     )
     for after, info in islice(epochs, options.epochs - state.epoch):
-        _record(folder, after, info, setup.policy, judge)
+        _record(folder, after, info, parts.policy, judge)
 
 
-def _load(run: Run, folder: Path) -> "Setup":
-    from ddpo_cli.resolving import resolve
-    from ddpo_cli.setup import load
-
-    reward = run.reward if run.reward.startswith("jpeg") else f"rewards:{run.reward}"
-    flags = {"reward": [reward], "learning_rate": run.learning_rate, "seed": run.seed, "device": "cpu"}
-    settings = folder / "settings.toml"
-    settings.write_text('learning_rate_half_life = 1e9\n[objective]\nbaseline = "epoch"\n', encoding="utf-8")
-    return load(resolve(settings, flags))
-
-
-def _begin(run: Run, folder: Path, setup: "Setup") -> "TrainState":
+def _begin(run: Run, folder: Path, parts: "Parts") -> "TrainState":
     """Go on from the last checkpoint, or make the first one; drop what was seen after it."""
     from ddpo_core import init, latest_checkpoint, load_checkpoint, save_checkpoint
 
     saved = latest_checkpoint(folder) or save_checkpoint(
-        folder, init(setup.policy, setup.optimizer, seed=run.seed), setup.policy
+        folder, init(parts.policy, parts.optimizer, seed=run.seed), parts.policy
     )
-    state = load_checkpoint(saved, setup.policy, setup.optimizer)
+    state = load_checkpoint(saved, parts.policy, parts.optimizer)
     rows = read_observed(folder)[: state.epoch]
     (folder / OBSERVED).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "samples").mkdir(exist_ok=True)

@@ -19,6 +19,7 @@ from runs import Run, all_runs, read_observed
 
 from ddpo_core import assess
 from ddpo_core.gaming.monitors import EVIDENCE
+from ddpo_core.runs import best_epoch
 
 FIGURE = Path(__file__).parents[2] / "docs" / "images" / "gaming.png"
 FALL, NEAR = 0.10, 0.05
@@ -59,7 +60,6 @@ def _judge(run: Run, folder: Path) -> Result:
     statuses = [assess(history[:end]).status for end in range(1, len(history) + 1)]
     flagged = _first([status == "hacked" for status in statuses])
     evidence = [observation.held_out[EVIDENCE] for observation in history]
-    errors = [observation.errors[EVIDENCE] for observation in history]
     return Result(
         run,
         accuracy,
@@ -67,14 +67,8 @@ def _judge(run: Run, folder: Path) -> Result:
         _first([value <= peak - FALL for value, peak in zip(accuracy, accumulate(accuracy, max), strict=True)]),
         _first([status != "ok" for status in statuses]),
         flagged,
-        _accuracy_after(_best_epoch(evidence[:flagged], errors[:flagged]), shares) if flagged else None,
+        _accuracy_after(best_epoch(history[:flagged]), shares) if flagged else None,
     )
-
-
-def _best_epoch(evidence: Sequence[float], errors: Sequence[float]) -> int:
-    """The epoch to which `ddpo train --on-hack rollback` goes: see `ddpo_cli.history.best_epoch`."""
-    bar = max(evidence) - fmean(errors)
-    return max(1, *(epoch for epoch, value in enumerate(evidence) if value >= bar))
 
 
 def _accuracy_after(epoch: int | None, shares: Sequence[float]) -> float | None:

@@ -10,7 +10,7 @@ epoch is saved first; `resume` goes on from there as if it had never stopped.
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -262,7 +262,8 @@ def _train_run(run: Path, job: _Job, state: TrainState, *, notes: Sequence[str])
             yield from map(Noted, notes)
             yield from _evaluated(run, job, keeper, log, tuple(map(as_observation, rows)))
     except BaseException as error:
-        with job.hold("the checkpoint"):
+        # What is asked for while it is saved (Ctrl-C held back until then) is what happens now.
+        with suppress(KeyboardInterrupt), job.hold("the checkpoint"):
             attach_rescue(error, keeper.rescue())
         raise
 
