@@ -1,5 +1,6 @@
 """Every example runs as its reader would run it, and does what its first line says."""
 
+import json
 import re
 import subprocess
 import sys
@@ -46,6 +47,33 @@ def test_the_stable_diffusion_example_writes_what_it_says(tmp_path):
     seen = rewards(run_example("stable_diffusion.py", tmp_path))
     assert len(seen) == 4
     assert {entry.name for entry in tmp_path.iterdir()} == {"before.png", "after.png", "lora"}
+
+
+@pytest.mark.skipif(not (pipeline_path() / "model_index.json").is_file(), reason="the embedded model is not built")
+def test_the_notebook_trains_plots_shows_and_scores(tmp_path):
+    notebook = tmp_path / "notebook.ipynb"
+    notebook.write_bytes((EXAMPLES / "notebook.ipynb").read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-m", "jupyter", "execute", "--inplace", notebook],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    outputs = [cell["outputs"] for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+    told = "".join("".join(output.get("text", "")) for output in outputs[1] if output.get("name") == "stdout")
+    assert re.findall(r"^epoch (\d)  reward -[12]\.\d", told, re.MULTILINE) == ["1", "2"]
+    assert re.search(r"before -[12]\.\d+, after -[12]\.\d+: notebook-run/lora", told)
+    pictures = [["image/png" in output.get("data", {}) for output in outputs[cell]] for cell in (2, 3)]
+    assert pictures == [[True, True], [True]]
+    bars = "".join("".join(output["text"]) for output in outputs[1] if output.get("name") == "stderr")
+    assert all(phase in bars for phase in ("evaluating", "sampling", "training"))
+
+
+def test_the_notebook_is_kept_short_and_without_outputs():
+    cells = json.loads((EXAMPLES / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert len(cells) == 10
+    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in cells)
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
