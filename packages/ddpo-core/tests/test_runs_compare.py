@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddpo_core import Evaluation, PromptSet
-from ddpo_core.runs.compare import compare, fixed_prompts, load_base, save_base, with_others
+from ddpo_core.runs.compare import compare_scores, fixed_prompts, load_base, save_base, with_others
 
 SCORES = st.floats(-1e3, 1e3)
 
@@ -15,7 +15,7 @@ SCORES = st.floats(-1e3, 1e3)
 def test_the_interval_of_a_mean_is_that_of_the_normal_approximation():
     # 400 values of mean 0 and variance 1: the standard error is 1/20, and 1.96 of them are 0.098.
     values = np.tile([-1.0, 1.0], 200)
-    found = compare([0.0] * 400, values.tolist())
+    found = compare_scores([0.0] * 400, values.tolist())
     assert found.base == (0, 0, 0)
     assert found.change.mean == 0
     assert found.change.low == pytest.approx(-0.098, abs=0.01)
@@ -25,7 +25,7 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_approximation():
 
 def test_pairing_takes_out_what_makes_a_prompt_hard():
     base = np.random.default_rng(0).normal(0, 100, 50)
-    found = compare(base.tolist(), (base + 1).tolist())
+    found = compare_scores(base.tolist(), (base + 1).tolist())
     assert found.change == pytest.approx((1, 1, 1))
     assert found.base.high - found.base.low > 10
 
@@ -33,7 +33,7 @@ def test_pairing_takes_out_what_makes_a_prompt_hard():
 @given(st.lists(st.tuples(SCORES, SCORES), min_size=1, max_size=20))
 def test_any_scores_lie_within_their_interval_and_change_is_the_difference(pairs):
     base, finetuned = np.transpose(pairs)
-    found = compare(base.tolist(), finetuned.tolist())
+    found = compare_scores(base.tolist(), finetuned.tolist())
     for scores, interval in ((base, found.base), (finetuned, found.finetuned), (finetuned - base, found.change)):
         assert interval.mean == pytest.approx(scores.mean(), abs=1e-9)
         assert scores.min() - 1e-9 <= interval.low <= interval.high <= scores.max() + 1e-9
@@ -45,21 +45,21 @@ def test_images_of_one_prompt_count_for_less_than_images_of_different_prompts():
     # 1, but 20 independent ones: the standard error is 1/sqrt(20), and 1.96 of them are 0.44 and not 0.098.
     prompts = [f"prompt {place % 20}" for place in range(400)]
     change = [1.0 if place % 20 < 10 else -1.0 for place in range(400)]
-    found = compare([0.0] * 400, change, clusters=prompts)
+    found = compare_scores([0.0] * 400, change, clusters=prompts)
     assert found.change.mean == 0
     assert found.change.high == pytest.approx(0.44, abs=0.05)
-    assert compare([0.0] * 400, change).change.high == pytest.approx(0.098, abs=0.01)
+    assert compare_scores([0.0] * 400, change).change.high == pytest.approx(0.098, abs=0.01)
 
 
 def test_prompts_with_more_images_weigh_more():
     # The mean is that of the images: (3 * 1 + 0) / 4; both prompts drawn, one or the other: 3/4, 1 or 0.
-    found = compare([0.0] * 4, [1.0, 1.0, 1.0, 0.0], clusters=["a", "a", "a", "b"])
+    found = compare_scores([0.0] * 4, [1.0, 1.0, 1.0, 0.0], clusters=["a", "a", "a", "b"])
     assert found.change == (0.75, 0.0, 1.0)
 
 
 def test_of_a_single_prompt_the_images_are_drawn():
     values = [-1.0, 1.0] * 200
-    assert compare([0.0] * 400, values, clusters=["a fox"] * 400) == compare([0.0] * 400, values)
+    assert compare_scores([0.0] * 400, values, clusters=["a fox"] * 400) == compare_scores([0.0] * 400, values)
 
 
 def test_a_shorter_set_is_repeated_and_a_longer_one_thinned_out():

@@ -9,7 +9,7 @@ from typing import Any
 from ddpo_cli.artefacts import artefact_path
 from ddpo_cli.config import BUILTIN_MODEL, RunConfig
 from ddpo_core import Evaluation
-from ddpo_core.runs.compare import CONFIDENCE, compare
+from ddpo_core.runs.compare import CONFIDENCE, compare_scores
 from ddpo_core.runs.folder import BEFORE_AFTER, SAMPLES, write_text
 from ddpo_core.runs.log import read_metrics
 from ddpo_core.runs.pictures import line_chart, save_png
@@ -93,7 +93,7 @@ def reward_curve(rows: Sequence[Mapping[str, Any]], title: str) -> Any:
 
 
 def _result(before: Evaluation, after: Evaluation) -> str:
-    found = compare(before.scores.tolist(), after.scores.tolist(), clusters=after.prompts.prompts)
+    found = compare_scores(before.scores.tolist(), after.scores.tolist(), clusters=after.prompts.prompts)
     return (
         f"Mean score of {len(before.seeds)} images, the same prompts and seeds before and after: "
         f"{found.base.mean:.4g} and {found.finetuned.mean:.4g}. The change is {found.change.mean:+.4g}, "

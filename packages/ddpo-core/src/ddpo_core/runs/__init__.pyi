@@ -1,7 +1,7 @@
 from ddpo_core.runs.compare import Comparison as Comparison
 from ddpo_core.runs.compare import Interval as Interval
 from ddpo_core.runs.compare import Pair as Pair
-from ddpo_core.runs.compare import compare as compare
+from ddpo_core.runs.compare import compare_scores as compare_scores
 from ddpo_core.runs.compare import comparison_rows as comparison_rows
 from ddpo_core.runs.compare import draw_pairs as draw_pairs
 from ddpo_core.runs.compare import fixed_prompts as fixed_prompts

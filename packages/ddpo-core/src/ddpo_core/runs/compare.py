@@ -127,7 +127,7 @@ def draw_pairs(
 def comparison_rows(pair: Pair, rewards: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Give one row per reward: means with their intervals, the change, and the share that improved."""
     for name in rewards:
-        found = compare(pair.base.info[name], pair.finetuned.info[name], clusters=pair.base.prompts.prompts)
+        found = compare_scores(pair.base.info[name], pair.finetuned.info[name], clusters=pair.base.prompts.prompts)
         row = {"prompts": pair.name, "reward": name, "images": len(pair.base.seeds), "improved": found.improved}
         for part in ("base", "finetuned", "change"):
             interval: Interval = getattr(found, part)
@@ -135,7 +135,7 @@ def comparison_rows(pair: Pair, rewards: Sequence[str]) -> Iterator[dict[str, An
         yield row
 
 
-def compare(
+def compare_scores(
     base: Sequence[float], finetuned: Sequence[float], *, clusters: Sequence[str] | None = None, seed: int = 0
 ) -> Comparison:
     """Return both means and their difference with 95 % intervals by the paired bootstrap over the prompts.
@@ -153,7 +153,7 @@ def compare(
         seed: Of the draws.
 
     Example:
-        >>> compare([1.0, 2.0, 3.0], [2.0, 3.0, 4.0]).change
+        >>> compare_scores([1.0, 2.0, 3.0], [2.0, 3.0, 4.0]).change
         Interval(mean=1.0, low=1.0, high=1.0)
 
     Source: Efron & Tibshirani 1993, chapter 13 (percentile intervals); Davison & Hinkley 1997, section 3.8 (clusters).
