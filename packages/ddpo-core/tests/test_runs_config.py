@@ -23,7 +23,7 @@ from ddpo_core.runs.config import (
     to_toml,
     validate,
 )
-from ddpo_core.runs.parts import make_objective
+from ddpo_core.runs.parts import make_objective, make_policy
 
 SPARSE = {"objective": {"name": "sparse-rwr"}}
 
@@ -123,6 +123,15 @@ def test_the_versions_that_ran_and_the_device_are_written_down_and_compared(tmp_
     assert set(changed) == {"pillow", "device"}
     assert changed["device"] == ("cpu", "cuda")
     assert changed["pillow"][0] == f"0.{changed['pillow'][1]}"
+
+
+def test_the_size_of_the_pictures_is_part_of_a_run(make_pipeline, tmp_path):
+    make_pipeline().save_pretrained(tmp_path)
+    config = run_config(
+        {"model": str(tmp_path), "device": "cpu", "height": 32, "width": 16, "negative_prompt": "a dog"}
+    )
+    policy = make_policy(config)
+    assert policy.decode(policy.noise([0], 1)[:, 0]).shape == (1, 3, 32, 16)
 
 
 def test_a_label_keeps_weights_and_leaves_out_options():

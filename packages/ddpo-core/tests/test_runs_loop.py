@@ -307,6 +307,23 @@ def test_what_a_reward_learns_is_saved_with_the_checkpoints(make):
 FALLING = [0.1 * (call % 2) + (1.0 if call == 4 else 0.0) - max(0, call - 9) for call in range(1, 100)]
 
 
+def test_a_run_that_is_broken_off_after_it_was_rolled_back_is_where_it_was_rolled_back_to(make):
+    given = {
+        "epochs": 20, "held_out": "judge", "on_hack": "rollback", "sample_every": 100, "evidence_samples": 0,
+        "keep_last": 2, "checkpoint_every": 100,
+    }  # fmt: skip
+
+    def break_off(phase, done, total):
+        if Path("run/superseded").exists():
+            raise KeyboardInterrupt
+
+    held_out = {"judge": Scripted(*FALLING)}
+    with pytest.raises(KeyboardInterrupt) as caught:
+        list(start(make, reward=Scripted(*range(100)), given=given, held_out=held_out, progress=break_off))
+    assert rescue_of(caught.value).checkpoint == Path("run/checkpoints/epoch-000003")
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["epoch-000003"]
+
+
 @pytest.mark.parametrize("on_hack", ["stop", "rollback"])
 def test_a_gamed_run_ends_with_its_best_model(make, on_hack):
     given = {

@@ -137,6 +137,11 @@ class RunConfig(BaseModel):
         None, gt=0, description="the LoRA's update is scaled by lora_alpha / lora_rank; left out: by 1"
     )
     guidance_scale: float = Field(5.0, ge=1, description="classifier-free guidance; 1 is none")
+    negative_prompt: str | None = Field(None, description="what guidance steers away from; left out: the model's own")
+    height: PositiveInt | None = Field(None, description="of the images, in pixels; left out: the model's own")
+    width: PositiveInt | None = Field(None, description="likewise")
+    variant: str | None = Field(None, description="of the model's files, such as fp16")
+    revision: str | None = Field(None, description="branch, tag or commit of a model of the hub")
     eta: float = Field(1.0, gt=0, le=1, description="noise of the DDIM sampler; 0 would leave nothing to train")
     device: str | None = Field(None, description="cpu, cuda, cuda:1, mps; left out: the best there is")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(

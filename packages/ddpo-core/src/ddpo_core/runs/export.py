@@ -142,9 +142,14 @@ def _usage(config: RunConfig) -> str:
         "pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)\n"
         f"{adapters}"
         f"options = dict(num_inference_steps={config.fit.num_steps}, guidance_scale={config.guidance_scale}, "
-        f"eta={config.eta})\n"
+        f"eta={config.eta}{_more_options(config)})\n"
         'pipeline("a fox", **options).images[0].save("fox.png")'
     )
+
+
+def _more_options(config: RunConfig) -> str:
+    said = config.model_dump(include={"negative_prompt", "height", "width"}, exclude_none=True)
+    return "".join(f", {name}={value!r}" for name, value in said.items())
 
 
 def _table(config: RunConfig, rows: Sequence[Mapping[str, Any]]) -> str:

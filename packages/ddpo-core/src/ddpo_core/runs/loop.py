@@ -85,7 +85,11 @@ Hold: TypeAlias = Callable[[str], AbstractContextManager[Any]]
 """What is entered while files are written, with what they are in words: the command line holds Ctrl-C back there."""
 
 KL_SAMPLES = 2
-_DECIDE_THE_BASE = {"model", "reward", "prompts", "guidance_scale", "eta", "dtype"}
+_DECIDE_THE_BASE = {
+    "model", "variant", "revision", "reward", "prompts", "guidance_scale", "negative_prompt", "eta", "height", "width",
+    "dtype",
+}  # fmt: skip
+_NO_LOCKS = "these files know no locks: see that no other process writes to this run"
 
 
 def train(
@@ -137,8 +141,8 @@ def train(
     folder = create_run(
         None if output is None else Path(output), label=label(config.reward), config=to_toml(config, _device(loaded))
     )
-    with locked(folder):
-        yield from _train_run(folder, job, state, notes=())
+    with locked(folder) as is_locked:
+        yield from _train_run(folder, job, state, notes=[] if is_locked else [_NO_LOCKS])
 
 
 def resume(
@@ -182,7 +186,7 @@ def resume(
         load_reward_states(folder, state.epoch, job.rewards)
         _follow(job, state)
         return
-    with locked(folder):
+    with locked(folder) as is_locked:
         state = load_checkpoint(checkpoint, loaded.policy, loaded.optimizer)
         if evaluated_epoch(folder) == state.epoch >= config.epochs:
             raise DDPOError(
@@ -191,6 +195,7 @@ def resume(
             )
         with hold("the run's way back"):
             notes = _prepare(folder, job, state)
+        notes += [] if is_locked else [_NO_LOCKS]
         yield from _train_run(folder, job, state, notes=notes)
 
 
@@ -281,6 +286,8 @@ def _evaluated(run: Path, job: _Job, keeper: Keeper, log: Log, history: tuple[Ob
             chosen = load_checkpoint(checkpoint_path(run, best), job.parts.policy, job.parts.optimizer)
         if halted and config.on_hack == "rollback":
             go_back_to_checkpoint(run, chosen.epoch)
+            keeper.go_back(chosen)
+            saved = [path for path in saved if path.exists()]
         artefact = artefact_path(run, config)
         write_artefact(artefact, config, chosen.params, lora_scale=job.parts.policy.lora_scale)
     yield from map(Saved, saved)

@@ -52,6 +52,7 @@ def make_policy(config: RunConfig) -> Policy:
         "trainable": config.trainable,
         "guidance_scale": config.guidance_scale,
         "eta": config.eta,
+        **config.model_dump(include={"negative_prompt", "height", "width", "variant", "revision"}),
         "device": config.device,
         "dtype": None if config.dtype is None else DTYPES[config.dtype],
         "gradient_checkpointing": config.gradient_checkpointing,

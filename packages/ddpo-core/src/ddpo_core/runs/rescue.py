@@ -6,7 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpo_core.checkpoint import latest_checkpoint, list_checkpoints, prune_checkpoints, save_checkpoint
+from ddpo_core.checkpoint import (
+    checkpoint_path,
+    latest_checkpoint,
+    list_checkpoints,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from ddpo_core.errors import DDPOError
 from ddpo_core.runs.folder import REWARD_STATE, write_text
 from ddpo_core.types import Policy, RewardFunction, TrainState
@@ -59,6 +65,11 @@ class Keeper:
         # Not on the accelerator, where a whole UNet with its moments might not fit twice.
         self.snapshots = {kept.state.epoch: kept._replace(state=_on_host(kept.state)) for kept in before}
         self.snapshots[state.epoch] = Snapshot(state, reward_states(self.rewards))
+
+    def go_back(self, state: TrainState) -> None:
+        """Take an earlier epoch, whose checkpoint is on the disk, in the place of the last."""
+        self.snapshots = {state.epoch: Snapshot(state, reward_states(self.rewards))}
+        self.saved = {state.epoch: checkpoint_path(self.run, state.epoch)}
 
     def save(self, epochs: Collection[int], *, best: int | None) -> list[Path]:
         """Write the checkpoints of `epochs` and of the best, where they are in memory and not yet on the disk.
