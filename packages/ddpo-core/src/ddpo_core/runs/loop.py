@@ -193,7 +193,7 @@ def resume(
                 f"{str(folder)!r} is finished: {state.epoch} of {config.epochs} epochs; for more, resume it with "
                 f"epochs={2 * config.epochs}"
             )
-        with hold("the run's way back"):
+        with hold(f"going back to epoch {state.epoch}"):
             notes = _prepare(folder, job, state)
         notes += [] if is_locked else [_NO_LOCKS]
         yield from _train_run(folder, job, state, notes=notes)
