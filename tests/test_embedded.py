@@ -9,11 +9,11 @@ import inflect
 import pytest
 import torch
 
-from ddpo_cli.resolving import resolve
 from ddpo_core import evaluate, load_policy, prompt_set
 from ddpo_core.emoji import pipeline_path
 from ddpo_core.emoji.judge import load_judge, recognised_share
 from ddpo_core.emoji.words import ANIMALS, UNSEEN_ANIMALS
+from ddpo_core.runs.config import run_config
 
 SAMPLES_PER_ANIMAL = 3
 
@@ -24,7 +24,7 @@ def no_reward(images, prompts, metadata):
 
 def share_recognised(words) -> float:
     """Sample as `ddpo train` does by default, on seeds that no training uses."""
-    config = resolve(None, {})
+    config = run_config({})
     policy = load_policy(config.model, guidance_scale=config.guidance_scale, eta=config.eta)
     repeated = [word for word in words for _ in range(SAMPLES_PER_ANIMAL)]
     prompts = [inflect.engine().a(word) for word in repeated]

@@ -1,16 +1,27 @@
 """A real Stable Diffusion pipeline, tiny and random, and a way to run `ddpo` in this process."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import chdir
 from pathlib import Path
 from textwrap import indent
+from typing import NamedTuple
 
 import pytest
 from hypothesis import settings
 from typer.testing import CliRunner, Result
 
 RunCommand = Callable[..., Result]
+
+
+class Trained(NamedTuple):
+    """A run that several tests look at, and what the command said."""
+
+    folder: Path
+    result: Result
+
 
 os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # typer colours its help on CI, whatever it is written to
 settings.register_profile("any_machine", deadline=None)
@@ -92,15 +103,36 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def quick(tiny_model: Path) -> list[str]:
+def quick(tiny_model: Path, working_directory: Path) -> list[str]:
     """Options of `ddpo train` for a run of seconds; the configuration file has what has no flag."""
+    return _quick(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Two quick epochs, trained once for all tests of a module; `run` is a copy of the folder."""
+    from ddpo_cli.app import app
+
+    with chdir(tmp_path_factory.mktemp("trained")):
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, _quick(tiny_model))
+        assert result.exit_code == 0, result.output
+        return Trained(Path(result.stdout.strip()).absolute(), result)
+
+
+@pytest.fixture
+def run(trained: Trained, quick: list[str]) -> Path:
+    """A run of two epochs that this test may do with what it likes."""
+    return Path(shutil.copytree(trained.folder, "run"))
+
+
+def _quick(model: Path) -> list[str]:
     Path("quick.toml").write_text(
         "eval_samples = 4\ngrid_samples = 2\nsample_every = 1\ncheckpoint_every = 1\n"
         "[fit]\nsample_batch_size = 4\nmicro_batch_size = 4\n"
     )
     options = {"epochs": 2, "num-steps": 2, "samples-per-epoch": 4, "updates-per-epoch": 1, "guidance-scale": 1}
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    return ["train", "--model", str(tiny_model), "--config", "quick.toml", "--device", "cpu", *flags]
+    return ["train", "--model", str(model), "--config", "quick.toml", "--device", "cpu", *flags]
 
 
 def _tokens() -> list[str]:

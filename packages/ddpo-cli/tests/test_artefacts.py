@@ -26,15 +26,6 @@ def test_the_usage_on_the_model_card_draws_what_it_says(ddpo, quick, tiny_model)
     assert pixels("fox.png").shape == (16, 16, 3)
 
 
-def test_the_card_names_the_base_model_only_where_others_can_find_it(ddpo, quick):
-    from ddpo_cli.model_card import _is_local, _name
-
-    assert _name("CompVis/stable-diffusion-v1-4") == "CompVis/stable-diffusion-v1-4"
-    assert not _is_local("CompVis/stable-diffusion-v1-4")
-    Path("mine").mkdir()
-    assert (_is_local("mine"), _name(str(Path("mine").absolute()))) == (True, "mine")
-
-
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
 def test_a_tracker_that_is_not_installed_is_said_before_anything_is_loaded(ddpo, quick, monkeypatch, name):
     monkeypatch.setattr(sys, "path", [])  # nothing is installed

@@ -22,8 +22,8 @@ def error_of_torch(name: str, text: str) -> RuntimeError:
         (
             "OutOfMemoryError",
             "CUDA out of memory. Tried to allocate 2 GiB. And more.",
-            "CUDA out of memory. Use --gradient-checkpointing, smaller batches (micro_batch_size and "
-            "sample_batch_size under [fit]), or --dtype bfloat16.",
+            "CUDA out of memory. Use --gradient-checkpointing, smaller batches (--set fit.micro_batch_size=4 --set "
+            "fit.sample_batch_size=4, with --resume as well), or --dtype bfloat16.",
         ),
         (
             "InductorError",

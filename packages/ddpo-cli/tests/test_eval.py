@@ -30,8 +30,7 @@ def test_a_run_is_compared_with_its_base_on_seen_and_unseen_prompts(ddpo, quick)
             picture.load()
 
 
-def test_the_first_images_are_those_of_the_run_itself(ddpo, quick):
-    ddpo(*quick, "--output", "run")
+def test_the_first_images_are_those_of_the_run_itself(ddpo, run):
     ddpo("eval", "run", "--num-images", "4", "--prompts", "simple_animals", "--output", "here")
     scores = json.loads(Path("here/eval.json").read_text())["scores"]["simple_animals"]
     known = json.loads(Path("run/evaluation.json").read_text())["scores"]
@@ -39,8 +38,7 @@ def test_the_first_images_are_those_of_the_run_itself(ddpo, quick):
     assert scores["finetuned"]["jpeg_compressibility"] == pytest.approx(known["after"], rel=1e-3)
 
 
-def test_the_table_fits_a_terminal_and_marks_unseen_prompts(ddpo, quick, monkeypatch):
-    ddpo(*quick, "--output", "run")
+def test_the_table_fits_a_terminal_and_marks_unseen_prompts(ddpo, run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = ddpo("eval", "run", *SMALL).stdout.splitlines()
     assert max(map(len, lines)) <= 80

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from ddpo_cli import __version__
 from ddpo_cli.app import app
-from ddpo_cli.config import FOR_MODEL
 from ddpo_cli.errors import CLIError
-from ddpo_cli.resolving import resolve
 from ddpo_cli.train_options import as_table, keys
+from ddpo_core.runs.config import FOR_MODEL, run_config
 
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "open_clip")
 PROBE = """
@@ -116,7 +115,7 @@ def test_every_option_of_train_is_a_key_of_the_configuration_or_says_where_the_r
 def test_the_help_of_train_has_the_default_of_each_model_as_the_configuration_has_it():
     shown = options_of_train()
     for model in ("someone/model", *FOR_MODEL):
-        table = resolve(None, {"model": model}).model_dump()
+        table = run_config({"model": model}).model_dump()
         for name, text in shown.items():
             path = name.replace("__", ".")
             value = within(table, path) if path in keys() else None
@@ -142,7 +141,7 @@ def test_a_setting_reaches_every_key_with_a_value_of_its_type():
     said = as_table(
         {"epochs": "3", "compile": None}, ["fit.num_steps=7", "weight_decay=0.5", "held_out=[a, b]", "seed=4"]
     )
-    config = resolve(None, said)
+    config = run_config(said)
     assert (config.epochs, config.fit.num_steps, config.weight_decay, config.held_out) == (3, 7, 0.5, ("a", "b"))
 
 

@@ -13,12 +13,11 @@ from ddpo_cli.interrupts import handled
 
 HELD = """
 import time
-from pathlib import Path
 from ddpo_cli.interrupts import handled
 from ddpo_cli.ui.console import messages
 from ddpo_cli.ui.live import View, shown
 
-with handled() as interrupts, shown(View(Path("r"), "t", 1), messages()), interrupts.held_back("epoch 3"):
+with handled() as interrupts, shown(View("t", 1), messages()), interrupts.held_back("epoch 3"):
     print("ready", flush=True)
     time.sleep(60)
 """
@@ -42,6 +41,23 @@ def test_ctrl_c_says_at_once_what_is_finished_first_and_stops_after_it():
     with handled(told.append) as interrupts, pytest.raises(KeyboardInterrupt):
         work(interrupts)
     assert done == [["Stopping once the picture is finished; Ctrl-C again leaves at once."]]
+
+
+def test_what_is_saved_after_ctrl_c_is_not_interrupted_by_it_again():
+    saved = []
+
+    def work(interrupts):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt as interrupt:
+            with interrupts.held_back("the checkpoint"):
+                interrupt.add_note("saved")
+            saved.append(interrupt)
+            raise
+
+    with handled() as interrupts, pytest.raises(KeyboardInterrupt) as stopped:
+        work(interrupts)
+    assert [stopped.value] == saved
 
 
 def test_the_handlers_of_before_come_back():

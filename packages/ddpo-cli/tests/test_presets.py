@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ddpo_cli.config import FOR_MODEL
 from ddpo_cli.presets import list_presets, read_preset
-from ddpo_cli.resolving import resolve, validate
+from ddpo_cli.train import new_config
 from ddpo_core import prompt_set
+from ddpo_core.runs.config import FOR_MODEL, validate
 from ddpo_rewards import load_registry, parse_reference
 
 TASKS = ("aesthetic", "alignment", "compressibility", "incompressibility")
@@ -27,14 +27,14 @@ def test_there_are_the_four_tasks_of_the_paper_and_their_emoji_twins():
 
 @pytest.mark.parametrize("name", list_presets())
 def test_every_preset_is_a_valid_configuration_with_a_reward_and_prompts_that_exist(name):
-    config = resolve(None, {}, preset=name)
+    config = new_config({}, None, name)
     assert all(load_registry().find_spec(parse_reference(reference).ref) for reference in config.reward)
     assert prompt_set(config.prompts).prompts
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_hyperparameters_are_those_of_the_reference(task):
-    config = resolve(None, {}, preset=task)
+    config = new_config({}, None, task)
     fit = config.fit
     assert (fit.samples_per_epoch, fit.updates_per_epoch, config.objective.buffer_size, config.epochs) == REFERENCE[
         task
@@ -45,7 +45,7 @@ def test_the_hyperparameters_are_those_of_the_reference(task):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("processes", [1, 8])
 def test_one_gpu_and_eight_share_an_update_evenly_in_whole_batches(task, processes):
-    fit = resolve(None, {}, preset=task).fit
+    fit = new_config({}, None, task).fit
     assert fit.samples_per_epoch % (fit.updates_per_epoch * processes) == 0
     assert fit.samples_per_epoch // processes % fit.sample_batch_size == 0
     assert fit.sample_batch_size == fit.micro_batch_size
@@ -53,15 +53,15 @@ def test_one_gpu_and_eight_share_an_update_evenly_in_whole_batches(task, process
 
 @pytest.mark.parametrize("task", TASKS)
 def test_an_emoji_twin_keeps_the_measured_defaults_of_the_embedded_model(task):
-    twin = resolve(None, {}, preset=f"emoji-{task}")
+    twin = new_config({}, None, f"emoji-{task}")
     measured = validate(FOR_MODEL["builtin:emoji"])
     assert (twin.model, twin.learning_rate, twin.epochs) == ("builtin:emoji", measured.learning_rate, measured.epochs)
-    assert twin.prompts == resolve(None, {}, preset=task).prompts
+    assert twin.prompts == new_config({}, None, task).prompts
 
 
 def test_flags_override_the_file_the_file_the_preset_and_the_preset_the_defaults():
     Path("c.toml").write_text("epochs = 7\nseed = 3\n")
-    config = resolve(Path("c.toml"), {"seed": 5}, preset="aesthetic")
+    config = new_config({"seed": 5}, Path("c.toml"), "aesthetic")
     assert (config.seed, config.epochs, config.fit.updates_per_epoch, config.lora_rank) == (5, 7, 2, 4)
 
 

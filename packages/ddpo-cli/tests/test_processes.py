@@ -5,13 +5,42 @@ import subprocess
 import sys
 from pathlib import Path
 
-TWICE = """
-if len(CALLS) == 3:  # the grid of epoch 1: files are being written
-    os.kill(os.getpid(), signal.SIGINT)
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(60)
-return images.mean((1, 2, 3))
+# What epoch 1 writes waits at a pipe that nobody reads, and Ctrl-C is pressed there; after that somebody does.
+WAITS = """
+import os
+import signal
+import sys
+import threading
+import time
+
+CALLS = []
+
+
+def score(images, prompts):
+    CALLS.append(1)
+    if len(CALLS) == 2:
+        os.mkfifo("run/samples.jsonl")
+        threading.Thread(target=press, daemon=True).start()
+    return images.mean((1, 2, 3))
+
+
+def press():
+    main = threading.main_thread().ident
+    while "append_samples" not in functions(sys._current_frames()[main]):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    for _ in range({times}):
+        signal.pthread_kill(main, signal.SIGINT)
+        time.sleep(0.5)
+    open("run/samples.jsonl").read()
+
+
+def functions(frame):
+    while frame is not None:
+        yield frame.f_code.co_name
+        frame = frame.f_back
 """
+STOPPING = "Stopping once epoch 1 is finished; Ctrl-C again leaves at once."
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -20,10 +49,23 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
 
 
-def test_a_second_ctrl_c_leaves_at_once(quick, plugin):
-    done = run(*quick, "--reward", plugin(TWICE.strip()), "--output", "run")
-    assert done.returncode == 130
-    assert done.stderr.splitlines()[-1] == "Left at once; what was written before is intact."
+def test_ctrl_c_while_an_epoch_is_written_is_answered_at_once_and_stops_after_it(quick):
+    Path("waits.py").write_text(WAITS.replace("{times}", "1"))
+    done = run(*quick, "--reward", "waits:score", "--output", "run")
+    assert done.returncode == 130, done.stderr
+    said = done.stderr.splitlines()
+    assert STOPPING in said
+    assert said[-1] == (
+        "Interrupted: epoch 1 is saved in run/checkpoints/epoch-000001. Go on with: ddpo train --resume run"
+    )
+    assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_second_ctrl_c_leaves_at_once(quick):
+    Path("waits.py").write_text(WAITS.replace("{times}", "2"))
+    done = run(*quick, "--reward", "waits:score", "--output", "run")
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines()[-2:] == [STOPPING, "Left at once; what was written before is intact."]
     assert Path("run/samples/epoch-0000.png").exists()
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpo_cli.rewarding import build_reward
+from ddpo_cli.setup import build_reward
 
 MODULE = "def score(images, *, endpoint=''):\n    return [float(len(endpoint))] * len(images)\n"
 

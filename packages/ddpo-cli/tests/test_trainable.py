@@ -9,8 +9,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from ddpo_cli.resolving import validate
-from ddpo_cli.setup import load_model
+from ddpo_core.runs.config import validate
+from ddpo_core.runs.parts import make_policy
 
 EMOJI_WHOLE = ("--model", "builtin:emoji", "--trainable", "unet", "--learning-rate", "1e-3")
 PARAMS = "checkpoints/epoch-000002/params.safetensors"
@@ -94,7 +94,7 @@ def test_the_unet_is_compiled_where_that_is_asked_for(tiny_model, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda module: (compiled.append(type(module).__name__), module)[1])
     for wanted in (False, True):
-        load_model(validate({"model": str(tiny_model), "device": "cpu", "compile": wanted}))
+        make_policy(validate({"model": str(tiny_model), "device": "cpu", "compile": wanted}))
     assert compiled == ["UNet2DConditionModel"]
 
 

@@ -3,7 +3,10 @@
 import csv
 import io
 import json
+import re
 import sys
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from hypothesis import given
@@ -12,16 +15,46 @@ from rich.console import Console
 
 from ddpo_cli.ui.console import Format, emit, printable, say, tell
 from ddpo_cli.ui.live import View, epoch_line, panel, shown, sparkline
+from ddpo_core import (
+    EpochInfo,
+    FitConfig,
+    Observation,
+    TrainState,
+    Verdict,
+    adamw,
+    ddpo_is,
+    fit,
+    init,
+    toy,
+)
+from ddpo_core.runs.config import run_config
+from ddpo_core.runs.events import Drawn, Epoch, Noted, Started
 
 METRICS = {"reward_mean": -1.5, "reward_std": 0.25, "loss": 0.5, "approx_kl": 1e-6, "clip_fraction": 0.1}
 
 
+@cache
+def toy_epoch() -> tuple[TrainState, EpochInfo]:
+    """One epoch of the toy policy."""
+    policy, optimizer = toy.policy(), adamw(3e-3)
+    config = FitConfig(num_steps=2, samples_per_epoch=4, updates_per_epoch=1)
+    parts = {"policy": policy, "optimizer": optimizer, "reward_fn": toy.reward, "prompts": ["left", "right"]}
+    return next(fit(init(policy, optimizer, seed=0), **parts, objective=ddpo_is(), config=config))
+
+
+def epoch(number: int, *, reward: float = -1.5, status: str = "ok", reason: str = "as before") -> Epoch:
+    state, info = toy_epoch()
+    info = replace(info, epoch=number, queries=64 * number, metrics=METRICS | {"reward_mean": reward})
+    return Epoch(state, info, Observation(number, reward, {}, {}), Verdict(status, reason), {}, seconds=5.0)
+
+
 def view_after_two_epochs() -> View:
-    view = View(Path("runs/0001-x"), "ddpo train", 10, print_line=lambda _: None)
-    view.show_epoch(1, 64, METRICS | {"reward_mean": -2.0}, seconds=5.0)
-    view.show_epoch(2, 128, METRICS, seconds=5.0)
+    view = View("ddpo train", 10, print_line=lambda _: None)
+    view.show(Started(Path("runs/0001-x"), run_config({}), epoch=0, queries=0, rewards=()))
+    view.show(Drawn(0, -2.0, Path("runs/0001-x/samples/epoch-0000.png")))
+    view.show(epoch(1, reward=-2.0))
+    view.show(epoch(2))
     view.show_phase("sampling", 3, 8)
-    view.picture = Path("runs/0001-x/samples/epoch-0000.png")
     return view
 
 
@@ -34,7 +67,7 @@ def test_the_panel_has_everything_one_wants_to_know():
 
 
 def test_the_panel_can_be_drawn_before_anything_happened():
-    Console(file=io.StringIO()).print(panel(View(Path("r"), "t", 1)))
+    Console(file=io.StringIO()).print(panel(View("t", 1)))
 
 
 def test_an_epoch_is_one_line():
@@ -45,16 +78,16 @@ def test_an_epoch_is_one_line():
 
 def test_without_a_terminal_every_epoch_prints_one_plain_line():
     console = Console(file=io.StringIO(), width=40)
-    with shown(View(Path("r"), "t", 2), console) as view:
+    with shown(View("t", 2), console) as view:
         view.show_phase("sampling", 1, 2)
-        view.show_epoch(1, 4, METRICS, seconds=1.0)
+        view.show(epoch(1))
     assert len(console.file.getvalue().splitlines()) == 1
 
 
 def test_on_a_terminal_the_panel_is_live():
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    with shown(View(Path("r"), "the title", 2), console) as view:
-        view.show_epoch(1, 4, METRICS, seconds=1.0)
+    with shown(View("the title", 2), console) as view:
+        view.show(epoch(1))
     assert "the title" in console.file.getvalue()
 
 
@@ -108,7 +141,7 @@ def test_a_terminal_gets_no_control_codes_with_data_either(monkeypatch):
 
 
 def test_the_view_of_a_run_shows_names_of_others_to_the_letter():
-    view = View(Path("[/r]\x1b[2J"), f"train {HOSTILE}", 2)
+    view = View(f"train {HOSTILE}", 2)
     view.show_phase("[/]", 1, 2)
     view.picture = Path("[/r]\x1b[2J/a.png")
     console = Console(file=io.StringIO(), width=160)
@@ -120,6 +153,31 @@ def test_the_view_of_a_run_shows_names_of_others_to_the_letter():
 
 def test_a_line_of_an_epoch_is_no_markup():
     console = Console(file=io.StringIO(), width=40)
-    with shown(View(Path("r"), "t", 2), console) as view:
+    with shown(View("t", 2), console) as view:
         view.print_line(HOSTILE)
     assert console.file.getvalue() == f"{SHOWN}\n"
+
+
+def test_news_are_told_on_a_terminal_too_and_a_verdict_only_where_it_changes():
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    with shown(View("t", 9), console) as view:
+        for event in (
+            epoch(1),
+            epoch(2, status="hacked", reason="it fell"),
+            epoch(3, status="hacked"),
+            Noted("a note"),
+        ):
+            view.show(event)
+    sent = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+    lines = [line.strip() for line in sent.splitlines()]
+    assert [line for line in lines if line.endswith(("hacked: it fell", "a note"))] == [
+        "epoch 2/9  hacked: it fell",
+        "a note",
+    ]
+
+
+def test_a_run_that_goes_on_shows_what_is_behind_it():
+    told = []
+    view = View("t", 9, print_line=told.append, print_news=told.append)
+    view.show(Started(Path("run"), run_config({}), epoch=2, queries=8, rewards=(-2.0, -1.0)))
+    assert (told, view.epoch, view.queries, view.rewards) == (["Going on with run after epoch 2"], 2, 8, [-2.0, -1.0])

@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from ddpo_cli.history import best_epoch, is_improving
-
 RISING = "return [float(len(CALLS))] * len(images)"
 # Before training it is called once; then once an epoch. It is best in epoch 3, and falls from epoch 9 on.
 FALLING = "return [0.1 * (len(CALLS) % 2) + (1.0 if len(CALLS) == 4 else 0.0) - max(0, len(CALLS) - 9)] * len(images)"
@@ -34,9 +32,8 @@ def gamed(quick, plugin):
     return [*quick, "--epochs", "20", "--reward", plugin(RISING), "--holdout", plugin(FALLING), "--output", "run"]
 
 
-def test_every_epoch_says_what_was_measured_and_how_it_is_judged(ddpo, quick):
-    assert ddpo(*quick, "--output", "run").exit_code == 0
-    for row in metrics("run"):
+def test_every_epoch_says_what_was_measured_and_how_it_is_judged(trained):
+    for row in metrics(trained.folder):
         assert set(row["held_out"]) == {"prompt_evidence", "familiarity"} == set(row["errors"])
         assert {"saturation", "edge_density", "diversity", "kl"} <= set(row["signals"])
         assert (row["verdict"], row["reason"]) == ("ok", f"too early to tell: {row['epoch']} of 11 epochs")
@@ -60,7 +57,8 @@ def test_stop_ends_the_run_with_its_best_model_and_keeps_the_last_state(ddpo, ga
     assert last["verdict"] == "hacked"
     assert f"Ended early, since the reward is being gamed: {last['reason']}" in result.stderr
     assert "The model is that of epoch 3, the best by what is not optimised." in result.stderr
-    assert "ddpo sample run/checkpoints/epoch-000003" in result.stderr
+    assert "Draw samples:        ddpo sample run\n" in result.stderr  # which draws the run's model
+    assert json.loads(Path("run/model.json").read_text()) == {"epoch": 3, "best": 3}
     assert json.loads(Path("run/evaluation.json").read_text())["epoch"] == 3
     assert exported("run") == sums_of("run/checkpoints/epoch-000003/params.safetensors")
     assert Path(f"run/checkpoints/epoch-{last['epoch']:06d}").is_dir()
@@ -103,46 +101,3 @@ def test_writing_in_the_samples_is_measured_when_asked_for(ddpo, quick):
     signals = metrics("run")[0]["signals"]
     assert 0 <= signals["text_area"] <= 1
     assert 0 <= signals["text_overlap"] <= 1
-
-
-def write_history(run, *held_out):
-    errors = {"prompt_evidence": 0.03, "familiarity": 0.03}
-    rows = [{"epoch": epoch, "held_out": values, "errors": errors} for epoch, values in enumerate(held_out, 1)]
-    Path(run, "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def save(run, *epochs):
-    for epoch in epochs:
-        Path(run, "checkpoints", f"epoch-{epoch:06d}").mkdir(parents=True)
-
-
-def test_the_best_epoch_is_the_last_that_noise_cannot_tell_from_the_best(tmp_path):
-    # Noise: the differences are 0.5, 0.4, 0.1, 0.6, so sqrt((0.25 + 0.16 + 0.01 + 0.36) / 4 / 2) = 0.31; above 0.59 lie
-    # the epochs 2 (0.9) and 4 (0.6).
-    write_history(tmp_path, *({"judge": value} for value in (0.4, 0.9, 0.5, 0.6, 0.0)))
-    assert best_epoch(tmp_path) is None  # none has a checkpoint
-    assert not is_improving(tmp_path)
-    save(tmp_path, 2, 3)
-    assert best_epoch(tmp_path) == 2
-    save(tmp_path, 4)
-    assert best_epoch(tmp_path) == 4
-
-
-def test_what_the_initial_policy_sees_in_an_epoch_speaks_for_the_model_that_drew_it(tmp_path):
-    # Epoch 4 drew what epoch 3 had learnt.
-    write_history(tmp_path, *({"prompt_evidence": value, "familiarity": 9.0} for value in (0.6, 0.6, 0.62, 0.6)))
-    save(tmp_path, 1, 2, 3, 4)
-    assert best_epoch(tmp_path) == 3
-    assert is_improving(tmp_path)
-    write_history(tmp_path, *({"prompt_evidence": value, "familiarity": 9.0} for value in (0.6, 0.6, 0.62, 0.6, 0.58)))
-    assert best_epoch(tmp_path) == 3
-    assert not is_improving(tmp_path)
-
-
-def test_held_out_rewards_choose_the_best_and_not_what_the_initial_policy_sees(tmp_path):
-    # What was measured of other rewards cannot be compared.
-    other = {"other": 50.0, "prompt_evidence": 0.5, "familiarity": 9.0}
-    seen = [{"judge": judge, "prompt_evidence": 1 - judge, "familiarity": 9.0} for judge in (0.0, 1.0, 0.0, 0.1)]
-    write_history(tmp_path, other, *seen)
-    save(tmp_path, 1, 2, 3, 4, 5)
-    assert best_epoch(tmp_path) == 3

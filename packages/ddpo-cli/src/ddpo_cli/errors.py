@@ -99,8 +99,8 @@ def describe(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if is_out_of_memory(error):
         return (
-            f"{_memory_line(text)}. Use --gradient-checkpointing, smaller batches (micro_batch_size and "
-            "sample_batch_size under [fit]), or --dtype bfloat16."
+            f"{_memory_line(text)}. Use --gradient-checkpointing, smaller batches (--set fit.micro_batch_size=4 --set "
+            "fit.sample_batch_size=4, with --resume as well), or --dtype bfloat16."
         )
     if _is_compiler_error(error):
         return f"the UNet cannot be compiled on this machine: {text.split('. ')[0]}. Leave out --compile."

@@ -17,10 +17,13 @@ SHOW_CURSOR = b"\x1b[?25h\n"
 
 @dataclass
 class Interrupts:
-    """Whether the user asked to stop, and what may not be broken off just now; None where the work may be."""
+    """Whether the user asked to stop, and what may not be broken off just now."""
 
     asked: bool = False
+    pending: bool = False
+    """Asked while the work was held back, and not granted yet."""
     held_for: str | None = None
+    """None where the work may be broken off."""
 
     @contextmanager
     def held_back(self, what: str = "what is being written") -> Iterator[None]:
@@ -30,7 +33,8 @@ class Interrupts:
             yield
         finally:
             self.held_for = before
-        if self.asked and self.held_for is None:
+        if self.pending and self.held_for is None:
+            self.pending = False
             raise KeyboardInterrupt
 
 
@@ -49,6 +53,7 @@ def handled(tell: Callable[[str], None] = say) -> Iterator[Interrupts]:
         state.asked = True
         if state.held_for is None:
             raise KeyboardInterrupt
+        state.pending = True
         with suppress(RuntimeError):  # the signal came in the middle of a write to the same stream
             tell(f"Stopping once {state.held_for} is finished; Ctrl-C again leaves at once.")
 

@@ -115,7 +115,7 @@ def probe(
     format: FormatOption = Format.table,
 ) -> None:
     """Find out whether a reward can be gamed."""
-    from ddpo_cli.rewarding import build_reward
+    from ddpo_cli.setup import build_reward
     from ddpo_rewards import probes
     from ddpo_rewards.folders import Columns
 

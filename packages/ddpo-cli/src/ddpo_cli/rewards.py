@@ -82,7 +82,7 @@ def check(
     format: FormatOption = Format.table,
 ) -> None:
     """Check that a reward keeps the contract: length, finite, order, batches, determinism. Exit code 2 if not."""
-    from ddpo_cli.rewarding import build_reward
+    from ddpo_cli.setup import build_reward
     from ddpo_rewards.testing import check_reward
 
     with foreign_output():
@@ -118,7 +118,7 @@ def _spec(reference: str) -> "RewardSpec":
     parsed = parse_reference(reference)
     if ":" not in parsed.ref:
         return load_registry().find_spec(parsed.ref)  # describing a registered reward builds nothing
-    from ddpo_cli.rewarding import build_reward
+    from ddpo_cli.setup import build_reward
 
     return build_reward([reference]).spec
 

@@ -15,8 +15,8 @@ from ddpo_cli.ui.progress import counted, loading
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ddpo_cli.config import RunConfig
     from ddpo_core import Params, Policy
+    from ddpo_core.runs.config import RunConfig
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -78,7 +78,8 @@ def sample(
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, ...", show_default="the best there is")
+        str | None,
+        typer.Option(metavar="DEVICE", help="cpu, cuda, ...", show_default="CUDA where there is one, else the CPU"),
     ] = None,
 ) -> None:
     """Draw a grid of samples from a model or a run."""
@@ -88,12 +89,18 @@ def sample(
         raise CLIError(f"--separate {str(separate)!r} is not empty; choose a new folder")
     if prompt and prompts:
         raise CLIError("got --prompt and --prompts; give the one or the other")
+    from ddpo_cli.train_options import as_table
     from ddpo_core import prompt_set
     from ddpo_core.runs.compare import fixed_prompts
     from ddpo_core.runs.pictures import grid, save_png
 
-    flags = {"prompts": prompts, "num_steps": num_steps, "guidance_scale": guidance_scale, "device": device}
-    checkpoint, config = _source(model, flags)
+    flags = {
+        "prompts": prompts,
+        "fit__num_steps": num_steps,
+        "guidance_scale": guidance_scale,
+        "device": device,
+    }
+    checkpoint, config = _source(model, as_table(flags))
     if prompt:
         drawn = tuple(prompt[index % len(prompt)] for index in range(num_images))
     else:
@@ -113,28 +120,27 @@ def sample(
     tell(str(output))
 
 
-def _source(model: str, flags: Mapping[str, Any]) -> "tuple[Path | None, RunConfig]":
+def _source(model: str, given: Mapping[str, Any]) -> "tuple[Path | None, RunConfig]":
     """Return the checkpoint that `model` means, if any, and the configuration to sample with."""
-    from ddpo_cli.resolving import nest, read_run_config, resolve, validate
+    from ddpo_core.runs.config import read_run_config, run_config, validate
     from ddpo_core.runs.folder import CHECKPOINTS, is_run
     from ddpo_core.runs.model import find_model
 
     path = Path(model)
     if is_run(path) or path.resolve().parent.name == CHECKPOINTS:
         run, checkpoint = find_model(path)
-        given = nest({key: value for key, value in flags.items() if value is not None})
         return checkpoint, validate(read_run_config(run).model_dump(exclude_none=True), given)
-    return None, resolve(None, {"model": model, **flags})
+    return None, run_config({"model": model, **given})
 
 
 def _load(config: "RunConfig", checkpoint: Path | None) -> "tuple[Policy, Params]":
-    from ddpo_cli.setup import load_model
-    from ddpo_core import adamw, load_checkpoint
+    from ddpo_core import load_checkpoint
+    from ddpo_core.runs.parts import make_optimizer, make_policy
 
-    policy = load_model(config)
+    policy = make_policy(config)
     if checkpoint is None:
         return policy, policy.params
-    return policy, load_checkpoint(checkpoint, policy, adamw(config.learning_rate)).params
+    return policy, load_checkpoint(checkpoint, policy, make_optimizer(config)).params
 
 
 def _sample(

@@ -131,7 +131,7 @@ def score(
     ] = None,
 ) -> None:
     """Score images with one reward or several."""
-    from ddpo_cli.rewarding import allow_local_modules
+    from ddpo_cli.setup import allow_local_modules
     from ddpo_rewards import folders
 
     if resume and output is None:

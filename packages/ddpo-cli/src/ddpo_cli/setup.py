@@ -1,104 +1,109 @@
-"""From a configuration to what the trainer needs; everything that can be refused cheaply is refused first."""
+"""Where rewards and trainer meet: the one place that knows both packages."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ddpo_cli.config import ObjectiveOptions, RunConfig, RWROptions, SparseRWROptions
-from ddpo_cli.rewarding import as_reward_function, build_reward
-from ddpo_core import (
-    Objective,
-    Optimizer,
-    Policy,
-    PromptSet,
-    adamw,
-    ddpo_is,
-    ddpo_sf,
-    half_life,
-    load_policy,
-    per_epoch,
-    per_group,
-    per_prompt,
-    per_run,
-    prompt_set,
-    rwr,
-    sparse_rwr,
-)
-from ddpo_core.runs.trackers import check_trackers
+from ddpo_rewards import Reward, combine, load_registry, parse_reference
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddpo_core import EpochInfo, Monitor, Processes, TrainState
+    from ddpo_core.runs.config import RunConfig
+
+TEXT_SAMPLES = 8
 
 
 @dataclass(frozen=True)
-class Setup:
-    """A configuration with everything that it names, loaded."""
+class RewardFunction:
+    """A reward as the trainer calls it: `(images, prompts, metadata) -> (scores as a float32 tensor, info)`."""
 
-    config: RunConfig
-    reward_fn: Callable[..., Any]
-    eval_reward_fn: Callable[..., Any]
-    """The same scores, with those of each held-out reward in the info under its reference."""
-    prompts: PromptSet
-    policy: Policy
-    optimizer: Optimizer
-    objective: Objective
+    reward: Reward
+
+    def __call__(
+        self, images: "Tensor", prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> tuple["Tensor", Mapping[str, Sequence[Any]]]:
+        """Score a batch."""
+        import torch
+
+        scores, info = self.reward(images, prompts, metadata)
+        return torch.from_numpy(scores), info
+
+    def state(self) -> dict[str, Any]:
+        """Return what the reward has learnt, which is saved with the checkpoints."""
+        return self.reward.state()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Let the reward go on from what it had learnt."""
+        self.reward.load_state(state)
 
 
-def load(config: RunConfig) -> Setup:
-    """Load what `config` names.
+class Judges(NamedTuple):
+    """What a run is scored, judged and measured with."""
+
+    reward_fn: RewardFunction
+    held_out: Mapping[str, RewardFunction]
+    """By reference; one that is the optimised reward is the same function, so that it is paid once."""
+    monitors: "tuple[Monitor, ...]"
+
+
+def judges(config: "RunConfig") -> Judges:
+    """Build the rewards and monitors that `config` names.
 
     Raises:
-        ValueError: a tracker, reward, prompt set or model that cannot be had.
+        RewardError: an unknown reward, options that it does not take, or an extra that is not installed.
     """
-    check_trackers(config.tracker)
-    reward_fn = as_reward_function(build_reward(config.reward))
-    eval_reward_fn = with_held_out(
-        reward_fn, {reference: as_reward_function(build_reward([reference])) for reference in config.held_out}
-    )
-    prompts = prompt_set(config.prompts)
-    updates = config.fit.updates_per_epoch * config.fit.passes_per_epoch
-    halving = updates * config.learning_rate_half_life if config.learning_rate_half_life else math.inf
-    optimizer = adamw(half_life(config.learning_rate, halving), weight_decay=config.weight_decay)
-    return Setup(config, reward_fn, eval_reward_fn, prompts, load_model(config), optimizer, objective(config.objective))
-
-
-def with_held_out(reward_fn: Callable[..., Any], held_out: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    """Return a reward function that scores as `reward_fn`, and tells the scores of each of `held_out` in its info."""
-
-    def reward_function(images: Any, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Any:
-        scores, info = reward_fn(images, prompts, metadata)
-        others = {name: measure(images, prompts, metadata)[0].tolist() for name, measure in held_out.items()}
-        return scores, {**info, **others}
-
-    return reward_function
-
-
-def objective(options: ObjectiveOptions) -> Objective:
-    """Return the objective that `options` describe."""
-    match options:
-        case RWROptions():
-            return rwr(**options.model_dump(exclude={"name"}))
-        case SparseRWROptions():
-            return sparse_rwr(**options.model_dump(exclude={"name"}))
-    baselines = {"prompt": per_prompt, "epoch": per_epoch, "run": per_run, "group": per_group}
-    remembered = options.model_dump(include={"buffer_size", "min_count"}, exclude_none=True)
-    advantages = baselines[options.baseline](**remembered)
-    others = options.model_dump(exclude={"name", "baseline", "buffer_size", "min_count"})
-    factory = ddpo_is if options.name == "ddpo-is" else ddpo_sf
-    return factory(advantages=advantages, **others)
-
-
-def load_model(config: RunConfig) -> Policy:
-    """Load the policy of `config`."""
-    import torch
-
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, None: None}
-    options: dict[str, Any] = {
-        "guidance_scale": config.guidance_scale,
-        "eta": config.eta,
-        "device": config.device,
-        "dtype": dtypes[config.dtype],
-        "gradient_checkpointing": config.gradient_checkpointing,
-        "compile": config.compile,
+    reward_fn = RewardFunction(build_reward(config.reward))
+    held_out = {
+        reference: reward_fn if [reference] == list(config.reward) else RewardFunction(build_reward([reference]))
+        for reference in config.held_out
     }
-    if config.trainable == "lora":
-        options.update(lora_rank=config.lora_rank, lora_alpha=config.lora_alpha)
-    return load_policy(config.model, trainable=config.trainable, **options)
+    return Judges(reward_fn, held_out, (text_monitor(),) if config.watch_text else ())
+
+
+def build_reward(references: Sequence[str]) -> Reward:
+    """Return the reward that `references` name: the one itself, or their weighted sum.
+
+    Raises:
+        RewardError: an unknown reward, or options that it does not take.
+    """
+    allow_local_modules(references)
+    registry = load_registry()
+    if len(references) == 1 and parse_reference(references[0]).weight == 1.0:
+        return registry.get_reward(references[0])
+    return combine(*references, registry=registry)
+
+
+def allow_local_modules(references: Sequence[str]) -> None:
+    """Let `module:attr` name a file in the working directory; last on the path, so that it shadows nothing."""
+    refs = [parse_reference(text).ref for text in references]
+    if any(":" in ref and "://" not in ref for ref in refs) and "" not in sys.path:
+        sys.path.append("")
+
+
+def text_monitor() -> "Monitor":
+    """Measure the share of the first samples of an epoch that writing covers, and how much of the prompt it spells.
+
+    Raises:
+        RewardError: the extra `ddpo-rewards[ocr]` is not installed.
+    """
+    from ddpo_rewards.models.ocr import load_reader, read_text, text_area
+    from ddpo_rewards.text_guard import prompt_overlap
+
+    reader = load_reader()
+
+    def measure(state: "TrainState", info: "EpochInfo", processes: "Processes") -> dict[str, float | None]:
+        first = [place for place, index in enumerate(info.indices) if index < TEXT_SAMPLES]
+        images, prompts = info.images[first], [info.prompts[place] for place in first]
+        height, width = images.shape[2:]
+        readings = read_text(images, reader=reader)
+        areas = [text_area(reading.boxes, height=height, width=width) for reading in readings]
+        overlaps = [prompt_overlap(reading.text, prompt) for reading, prompt in zip(readings, prompts, strict=True)]
+        parts = processes.gather_json([areas, overlaps])
+        everyones = ([value for part in parts for value in part[column]] for column in (0, 1))
+        return dict(zip(("text_area", "text_overlap"), map(fmean, everyones), strict=True))
+
+    return measure

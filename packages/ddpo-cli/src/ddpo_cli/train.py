@@ -1,13 +1,21 @@
 """`ddpo train`: finetune a diffusion model with a reward."""
 
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand
 
-from ddpo_cli.errors import CLIError
-from ddpo_cli.presets import list_presets
+from ddpo_cli.errors import CLIError, describe, is_user_error, process_rank
+from ddpo_cli.presets import list_presets, read_preset
+from ddpo_cli.ui.console import foreign_output, messages, say, tell
+from ddpo_cli.ui.progress import loading
+
+if TYPE_CHECKING:
+    from ddpo_core.runs.config import RunConfig
+    from ddpo_core.runs.events import Event, Finished
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -126,12 +134,148 @@ def train(
     if force and not resume:
         raise CLIError("--force changes the options of a resumed run; add --resume, or leave it out")
     from ddpo_cli.train_options import as_table
-    from ddpo_cli.training import plan_run, resume_run, start_run
 
     said = as_table(flags, set or ())
-    if dry_run:
-        plan_run(run, said, preset=preset, config=config, resume=resume, force=force)
-    elif resume:
-        resume_run(run, said, force=force)
-    else:
-        start_run(said, preset=preset, config=config, output=output)
+    wanted = resumed_config(run, said, force=force) if resume else new_config(said, config, preset)
+    if not dry_run:
+        with foreign_output():
+            finished = _train(wanted, run if resume else output, resume=resume)
+        if finished is not None:
+            _conclude(finished, wanted)
+            tell(str(finished.run))
+    elif process_rank() == 0:
+        from ddpo_cli.plan import print_plan
+
+        print_plan(wanted)
+
+
+def new_config(said: Mapping[str, Any], file: Path | None, preset: str | None) -> "RunConfig":
+    """Return the configuration of a new run: the defaults, a preset, a file and flags, each over those before it."""
+    from ddpo_core import DDPOError
+    from ddpo_core.runs.config import read_toml, run_config
+
+    task = read_preset(preset) if preset is not None else None
+    if file is not None and not file.exists() and str(file) in list_presets():
+        raise CLIError(f"there is no configuration file {str(file)!r}; did you mean --preset {file}?")
+    stored = read_toml(file) if file is not None else None
+    try:
+        wanted = run_config(said, stored=stored, preset=task)
+    except DDPOError as error:
+        raise CLIError(f"{file}: {error}" if file else str(error)) from None
+    if wanted.trainable == "unet" and "lora_rank" in said:
+        raise CLIError(f"--lora-rank {wanted.lora_rank} is of a LoRA, and --trainable unet has none; leave out one")
+    return wanted
+
+
+def resumed_config(run: Path | None, said: Mapping[str, Any], *, force: bool) -> "RunConfig":
+    """Return the configuration with which a run goes on: its own, but for what may change, or is forced to."""
+    from ddpo_core.runs.config import differences, read_run_config, validate
+    from ddpo_core.runs.folder import find_checkpoint
+
+    folder, _ = find_checkpoint(run)
+    stored = read_run_config(folder)
+    wanted = validate(stored.model_dump(exclude_none=True), said)
+    changed = differences(stored, wanted)
+    if changed and not force:
+        raise CLIError(
+            f"--resume {folder}: the run has other options ({'; '.join(changed)}); "
+            "leave them out, add --force to change them, or start a new run"
+        )
+    return wanted
+
+
+def _train(config: "RunConfig", place: Path | None, *, resume: bool) -> "Finished | None":
+    """Show the events of a run as they come; returns the last, or None on a process that only helps another."""
+    from ddpo_cli.interrupts import handled
+    from ddpo_cli.setup import judges
+    from ddpo_cli.ui.live import View, shown
+    from ddpo_core import processes_from_environment
+    from ddpo_core.runs import loop
+    from ddpo_core.runs.events import Finished
+    from ddpo_core.runs.folder import refuse_used
+    from ddpo_core.runs.parts import load_parts
+    from ddpo_core.runs.trackers import check_trackers
+
+    check_trackers(config.tracker)
+    with processes_from_environment() as processes:
+        if place is not None and not resume and processes.is_writer:
+            refuse_used(place)
+        with loading(f"Loading {config.model}") if processes.is_writer else nullcontext():
+            scored, parts = judges(config), load_parts(config)
+        view = View(f"ddpo train · {config.model} · {' + '.join(config.reward)}", config.epochs)
+        screen = shown(view, messages()) if processes.is_writer else nullcontext()
+        with screen, handled(view.print_news) as interrupts:
+            options: dict[str, Any] = {
+                "held_out": scored.held_out,
+                "monitors": scored.monitors,
+                "parts": parts,
+                "progress": view.show_phase,
+                "processes": processes,
+                "hold": interrupts.held_back,
+            }
+            if resume:
+                events = loop.resume(place, scored.reward_fn, config=config, **options)
+            else:
+                events = loop.train(config, scored.reward_fn, output=place, **options)
+            finished = None
+            try:
+                for event in events:
+                    view.show(event)
+                    finished = event if isinstance(event, Finished) else finished
+            except BaseException as error:
+                told = _with_whereabouts(error, events)
+                if told is error:
+                    raise
+                raise told from error
+    return finished
+
+
+def _with_whereabouts(error: BaseException, events: "Iterator[Event]") -> BaseException:
+    """Return the exception to raise instead of `error`, which says where the last whole epoch is saved."""
+    from ddpo_core.runs.rescue import rescue_of
+
+    if rescue_of(error) is None:  # it was raised here, while the run waited
+        with suppress(BaseException):
+            cast("Generator[Event]", events).throw(error)
+    # Ctrl-C while an error is dealt with takes its place.
+    rescue = rescue_of(error) or (rescue_of(error.__context__) if error.__context__ else None)
+    if rescue is None:
+        return error
+    go_on = f"ddpo train --resume {rescue.run}"
+    what = describe(error).removesuffix(".")
+    if rescue.checkpoint is None:
+        where = f"the last checkpoint is {rescue.latest}, go on with: {go_on}"
+        why = f" ({describe(rescue.failure)})" if rescue.failure and str(rescue.failure) not in what else ""
+        return CLIError(
+            f"{what}. Epoch {rescue.epoch} is not saved{why}; {where if rescue.latest else 'there is no checkpoint'}"
+        )
+    saved = f"poch {rescue.epoch} is saved in {rescue.checkpoint}"
+    if isinstance(error, KeyboardInterrupt):
+        return KeyboardInterrupt(f"e{saved}. Go on with: {go_on}")
+    if is_user_error(error):
+        return CLIError(f"{what}. E{saved}; once that is mended: {go_on}")
+    say(f"E{saved}; go on with: {go_on}")
+    return error
+
+
+def _conclude(finished: "Finished", config: "RunConfig") -> None:
+    """Say what came of a run, where things are, and how to go on."""
+    from ddpo_cli.ui.live import duration
+    from ddpo_core.checkpoint import checkpoint_path
+    from ddpo_core.runs.compare import change_text
+
+    run = finished.run
+    say(f"Trained {finished.trained} epochs in {duration(finished.seconds)}.")
+    if finished.halted:
+        say(f"Ended early, since the reward is being gamed: {finished.halted.reason}")
+        say(f"The model is that of epoch {finished.epoch}, the best by what is not optimised.")
+    change = change_text(finished.before, finished.after)
+    say(f"Mean reward on {config.eval_samples} fixed prompts and seeds: {change}")
+    if finished.best is not None:
+        say(f"Best by what is not optimised: {checkpoint_path(run, finished.best)}")
+    say(f"Before and after:    {finished.pictures}")
+    say(f"For diffusers:       {finished.artefact}")
+    say(f"Draw samples:        ddpo sample {run}")
+    say(f"Base and finetuned:  ddpo eval {run}")
+    more = "--on-hack warn" if finished.halted else f"--epochs {2 * config.epochs}"
+    say(f"Train on:            ddpo train --resume {run} {more}")

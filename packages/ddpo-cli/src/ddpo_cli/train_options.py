@@ -16,8 +16,8 @@ from pydantic_core import PydanticUndefined
 from rich.markup import escape
 from typer.main import get_command
 
-from ddpo_cli.config import FOR_ALGORITHM, FOR_MODEL, FOR_TRAINABLE, OBJECTIVES, RunConfig
 from ddpo_cli.errors import CLIError, did_you_mean
+from ddpo_core.runs.config import FOR_ALGORITHM, FOR_MODEL, FOR_TRAINABLE, OBJECTIVES, RunConfig
 
 SHOWN: Mapping[str, Sequence[str]] = {
     "What to train": ("model", "reward", "prompts"),
@@ -70,8 +70,10 @@ def keys() -> Mapping[str, Key]:
     >>> keys()["fit.num_steps"].field.default
     50
     """
-    # Of a key that several objectives have, the first: the default's.
-    return {key.path: key for key in reversed(tuple(_keys_of(RunConfig, "")))}
+    found: dict[str, Key] = {}
+    for key in _keys_of(RunConfig, ""):
+        found.setdefault(key.path, key)  # of a key that several objectives have, the first: the default's
+    return found
 
 
 @cache
@@ -88,7 +90,7 @@ def options() -> tuple[Any, ...]:
     return tuple(option for option in get_command(app).params if option.name != "help")
 
 
-def as_table(flags: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+def as_table(flags: Mapping[str, Any], settings: Sequence[str] = ()) -> dict[str, Any]:
     """Return what flags and `--set KEY=VALUE` say, in the tables of the configuration; `--set` has the last word.
 
     >>> as_table({"epochs": None, "fit__num_steps": "5"}, ["fit.max_grad_norm=2", "reward=[a, b]"])

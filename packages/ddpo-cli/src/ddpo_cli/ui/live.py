@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from time import monotonic
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,9 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ddpo_cli.ui.console import plain, printable
-
-if TYPE_CHECKING:
-    from ddpo_core import Verdict
+from ddpo_core.gaming.rule import Verdict
+from ddpo_core.runs.events import Drawn, Epoch, Event, Finished, Noted, Saved, Started
 
 BARS = "▁▂▃▄▅▆▇█"
 STYLES = {"ok": "green", "warning": "yellow", "hacked": "bold red"}
@@ -27,16 +24,15 @@ TREND_WIDTH = 40
 
 @dataclass
 class View:
-    """What is shown; the training loop writes it, the screen reads it."""
+    """What is shown of a run: its events write it, the screen reads it."""
 
-    run: Path
     title: str
     epochs: int
     rewards: list[float] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
     epoch: int = 0
     queries: int = 0
-    verdict: "Verdict | None" = None
+    verdict: Verdict | None = None
     picture: Path | None = None
     phase: tuple[str, int, int] = ("starting", 0, 0)
     seconds_per_epoch: float | None = None
@@ -48,20 +44,35 @@ class View:
         """Say what is being done now; this is the `progress` that the trainer calls."""
         self.phase = (name, done, total)
 
-    def show_epoch(self, epoch: int, queries: int, metrics: Mapping[str, float], *, seconds: float) -> None:
-        """Say what an epoch brought."""
-        self.epoch, self.queries, self.metrics = epoch, queries, metrics
-        self.rewards.append(metrics["reward_mean"])
-        known = self.seconds_per_epoch
-        self.seconds_per_epoch = seconds if known is None else 0.7 * known + 0.3 * seconds
-        self.print_line(epoch_line(self))
+    def show(self, event: Event) -> None:
+        """Say what happened."""
+        match event:
+            case Started():
+                self.epoch, self.queries, self.rewards = event.epoch, event.queries, list(event.rewards)
+                if event.epoch:
+                    self.print_news(f"Going on with {event.run} after epoch {event.epoch}")
+            case Noted():
+                self.print_news(event.text)
+            case Drawn():
+                self.picture = event.picture
+                if event.epoch == 0:
+                    folder = event.picture.parent
+                    self.print_line(f"before training: mean reward {event.reward_mean:.4g}, images in {folder}")
+            case Epoch():
+                self._show_epoch(event)
+            case Saved() | Finished():
+                pass  # the path of a checkpoint is said when it is needed, what came of the run after the view
 
-    def show_verdict(self, verdict: "Verdict") -> None:
-        """Say whether the reward is being gamed, in a line of its own where that is news."""
+    def _show_epoch(self, event: Epoch) -> None:
         before = "ok" if self.verdict is None else self.verdict.status
-        self.verdict = verdict
-        if verdict.status != before:
-            self.print_news(f"epoch {self.epoch}/{self.epochs}  {verdict_text(verdict)}")
+        self.epoch, self.queries, self.metrics = event.info.epoch, event.info.queries, event.info.metrics
+        self.verdict = event.verdict
+        self.rewards.append(event.info.metrics["reward_mean"])
+        known = self.seconds_per_epoch
+        self.seconds_per_epoch = event.seconds if known is None else 0.7 * known + 0.3 * event.seconds
+        self.print_line(epoch_line(self))
+        if event.verdict.status != before:
+            self.print_news(f"epoch {self.epoch}/{self.epochs}  {verdict_text(event.verdict)}")
 
 
 @contextmanager
@@ -113,7 +124,7 @@ def epoch_line(view: View) -> str:
 def reward_text(view: View) -> str:
     """Return the reward now, and how far it moved since the first epoch.
 
-    >>> view = View(Path("r"), "t", 3, rewards=[-2.0, -1.5])
+    >>> view = View("t", 3, rewards=[-2.0, -1.5])
     >>> reward_text(view)
     '-1.5 (+25.0% since epoch 1)'
     """
@@ -129,7 +140,7 @@ def update_text(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{short} {metrics[name]:.2g}" for name, short in names.items() if name in metrics)
 
 
-def verdict_text(verdict: "Verdict") -> str:
+def verdict_text(verdict: Verdict) -> str:
     """Return a verdict as a person reads it.
 
     >>> from ddpo_core import Verdict
@@ -142,7 +153,7 @@ def verdict_text(verdict: "Verdict") -> str:
 def time_left(view: View) -> str:
     """How long the remaining epochs will take, as hours, minutes and seconds.
 
-    >>> time_left(View(Path("r"), "t", 10, epoch=4, seconds_per_epoch=20.0))
+    >>> time_left(View("t", 10, epoch=4, seconds_per_epoch=20.0))
     '2:00'
     """
     if view.seconds_per_epoch is None:
@@ -183,19 +194,6 @@ def sparkline(values: list[float], *, width: int = TREND_WIDTH) -> str:
         values = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, span = min(values), max(values) - min(values)
     return "".join(BARS[int((value - low) / span * (len(BARS) - 1) + 0.5)] if span else BARS[3] for value in values)
-
-
-def stopwatch() -> Callable[[], float]:
-    """Return a function that returns the seconds since its last call."""
-    last = monotonic()
-
-    def lap() -> float:
-        nonlocal last
-        now, before = monotonic(), last
-        last = now
-        return now - before
-
-    return lap
 
 
 def _bar(left: str, done: int, total: int, right: str) -> RenderableType:

@@ -143,7 +143,9 @@ class RunConfig(BaseModel):
     variant: str | None = Field(None, description="of the model's files, such as fp16")
     revision: str | None = Field(None, description="branch, tag or commit of a model of the hub")
     eta: float = Field(1.0, gt=0, le=1, description="noise of the DDIM sampler; 0 would leave nothing to train")
-    device: str | None = Field(None, description="cpu, cuda, cuda:1, mps; left out: the best there is")
+    device: str | None = Field(
+        None, description="cpu, cuda, cuda:1, mps; left out: CUDA where there is one, else the CPU"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="compute dtype of the frozen networks; left out: by the device"
     )

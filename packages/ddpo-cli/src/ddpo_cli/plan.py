@@ -1,15 +1,13 @@
-"""The body of `ddpo train --dry-run`."""
+"""`ddpo train --dry-run`: the configuration, and what it will cost."""
 
-import typer
-
-from ddpo_cli import setup as setups
-from ddpo_cli.config import RunConfig
-from ddpo_cli.config_file import to_toml
-from ddpo_cli.estimating import Costs, Estimate, estimate, measure, trained_steps
-from ddpo_cli.setup import Setup
-from ddpo_cli.ui.console import say
+from ddpo_cli.setup import judges
+from ddpo_cli.ui.console import foreign_output, say, tell
 from ddpo_cli.ui.live import duration
 from ddpo_cli.ui.progress import loading
+from ddpo_core.runs.config import RunConfig, to_toml
+from ddpo_core.runs.costs import Costs, Estimate, estimate, measure, trained_steps
+from ddpo_core.runs.parts import Parts, load_parts
+from ddpo_core.runs.trackers import check_trackers
 
 BYTES_PER_PARAMETER = 32
 """Eight float32 numbers: the weight before training, now and after the update, its gradient, and both moments of Adam
@@ -18,7 +16,7 @@ before and after the update."""
 
 def print_plan(config: RunConfig) -> None:
     """Print `config` to stdout and what it amounts to on stderr; train nothing that is kept, write nothing."""
-    typer.echo(to_toml(config), nl=False)
+    tell(to_toml(config).removesuffix("\n"))
     fit = config.fit
     updates = config.epochs * fit.updates_per_epoch * fit.passes_per_epoch
     say(
@@ -26,18 +24,19 @@ def print_plan(config: RunConfig) -> None:
         f"{fit.samples_per_epoch} samples of {fit.num_steps} steps, up to "
         f"{trained_steps(config)} trained steps of each."
     )
-    with loading(f"Timing a trial with {config.model}"):
-        setup = setups.load(config)
-        costs = measure(setup)
-    for line in _lines(costs, estimate(costs, setup), setup):
+    check_trackers(config.tracker)
+    with foreign_output(), loading(f"Timing a trial with {config.model}"):
+        scored, parts = judges(config), load_parts(config)
+        costs = measure(config, parts, scored.reward_fn)
+    for line in _lines(costs, estimate(costs, config), config, parts):
         say(line)
 
 
-def _lines(costs: Costs, expected: Estimate, setup: Setup) -> list[str]:
-    parameters = sum(leaf.numel() for leaf in setup.policy.params.values())
+def _lines(costs: Costs, expected: Estimate, config: RunConfig, parts: Parts) -> list[str]:
+    parameters = sum(leaf.numel() for leaf in parts.policy.params.values())
     place = "GPU memory" if costs.on_gpu else "memory"
     epoch = expected.sampling + expected.reward + expected.training
-    kept = setup.config.fit.samples_per_epoch * costs.sample_bytes
+    kept = config.fit.samples_per_epoch * costs.sample_bytes
     copies = size(BYTES_PER_PARAMETER * parameters)
     lines = [
         f"Trained: {parameters:,} parameters, {copies} in an update, with their gradients, moments and copies.",
