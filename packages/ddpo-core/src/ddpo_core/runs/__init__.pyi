@@ -24,7 +24,9 @@ from ddpo_core.runs.events import Noted as Noted
 from ddpo_core.runs.events import Saved as Saved
 from ddpo_core.runs.events import Started as Started
 from ddpo_core.runs.events import tqdm_progress as tqdm_progress
+from ddpo_core.runs.export import artefact_path as artefact_path
 from ddpo_core.runs.export import reward_curve as reward_curve
+from ddpo_core.runs.export import write_artefact as write_artefact
 from ddpo_core.runs.folder import evaluated_epoch as evaluated_epoch
 from ddpo_core.runs.folder import find_checkpoint as find_checkpoint
 from ddpo_core.runs.folder import find_run as find_run
