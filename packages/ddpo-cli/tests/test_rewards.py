@@ -1,6 +1,7 @@
-"""`ddpo rewards list | show | check | new`."""
+"""`ddpo rewards list | show | check | verify | new`."""
 
 import csv
+import hashlib
 import io
 import json
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 
 def test_the_list_has_the_built_in_rewards_in_every_format(ddpo):
@@ -108,3 +110,39 @@ def test_what_a_plugin_prints_is_no_data(plugin):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert {row["result"] for row in json.loads(done.stdout)} == {"passed"}
     assert {"I am loaded", "and so am I"} <= set(done.stderr.splitlines())
+
+
+def install_published_reward(folder: Path, image: Path, *, score: float) -> None:
+    """A distribution with the reward `lightness`, whose score of `image` is said to be published."""
+    info = folder / "published_rewards-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: published-rewards\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[ddpo_rewards]\nlight = light_plugin\n")
+    (folder / "light_plugin.py").write_text(
+        "from ddpo_rewards import RewardSpec, hookimpl\n"
+        "from ddpo_rewards.specs import ReferenceScore\n\n"
+        f"KNOWN = ReferenceScore(image='https://example.org/{image.name}', score={score}, tolerance=0.05,\n"
+        f"    sha256='{hashlib.sha256(image.read_bytes()).hexdigest()}', source='a paper')\n\n"
+        "@hookimpl\ndef register_rewards(register):\n"
+        "    register(RewardSpec(name='lightness', factory=lambda: lambda images: images.mean((1, 2, 3)),\n"
+        "        summary='mean', reference_scores=(KNOWN,)))\n"
+    )
+
+
+@pytest.mark.parametrize(("published", "exit_code"), [(0.2, 0), (0.3, 2)])
+def test_verify_compares_the_score_of_a_picture_with_the_published_one(ddpo, monkeypatch, published, exit_code):
+    Image.new("RGB", (8, 8), (51, 51, 51)).save("grey.png")  # 51 / 255 = 0.2
+    install_published_reward(Path("site"), Path("grey.png"), score=published)
+    monkeypatch.syspath_prepend(str(Path("site").absolute()))
+    monkeypatch.delitem(sys.modules, "light_plugin", raising=False)
+    result = ddpo("rewards", "verify", "lightness", "--images", ".", "-f", "json")
+    assert result.exit_code == exit_code, result.output
+    (row,) = json.loads(result.stdout)
+    assert row["check"] == "grey.png"
+    assert row["seen"].startswith(f"scores 0.2000, published is {published} +/- 0.05 (a paper)")
+
+
+def test_verify_says_where_nothing_is_published(ddpo):
+    result = ddpo("rewards", "verify", "jpeg_compressibility")
+    assert result.exit_code == 2
+    assert "nobody has published scores of 'jpeg_compressibility'" in result.stderr

@@ -1,15 +1,17 @@
-"""`ddpo rewards list | show | check | new`: look at the installed rewards, check one, start a plugin."""
+"""`ddpo rewards list | show | check | verify | new`: look at the installed rewards, check one, start a plugin."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpo_cli.errors import BAD_INPUT, readable
+from ddpo_cli.errors import BAD_INPUT, CLIError, readable
 from ddpo_cli.ui.console import Format, FormatOption, emit, foreign_output, say, tell
 
 if TYPE_CHECKING:
     from ddpo_rewards import RewardSpec
+    from ddpo_rewards.testing import Check
 
 LISTED = ("name", "distribution", "needs", "unit", "range", "licence", "summary")
 SHOWN = ("name", "needs", "summary", "distribution")  # what fits a terminal of 80 columns
@@ -24,6 +26,8 @@ EPILOG = """
   ddpo rewards new sharpness           [dim]a plugin package with passing tests[/dim]
 
   ddpo rewards check my_plugin:score   [dim]does it keep the contract?[/dim]
+
+  ddpo rewards verify aesthetic        [dim]does it score as was published?[/dim]
 """
 
 app = typer.Typer(
@@ -87,13 +91,32 @@ def check(
 
     with foreign_output():
         checks = check_reward(build_reward([reward]))
-    rows = [{"check": one.name, "result": "passed" if one.passed else "failed", "seen": one.message} for one in checks]
-    emit(rows, format, columns=("check", "result", "seen"))
-    failed = [one.name for one in checks if not one.passed]
-    if failed:
-        say(f"Error: reward {reward!r} breaks the contract: {', '.join(failed)}")
-        raise typer.Exit(BAD_INPUT)
-    say(f"Reward {reward!r} keeps the contract.")
+    _conclude(
+        checks, format, bad=f"reward {reward!r} breaks the contract", good=f"Reward {reward!r} keeps the contract."
+    )
+
+
+@app.command("verify")
+@readable
+def verify(
+    reward: Annotated[str, typer.Argument(metavar="REF", help="A reward with published scores: ddpo rewards show.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where the scored images lie, by their file names.", show_default="they are downloaded"
+        ),
+    ] = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Score the images whose scores are published, and compare: are these the right weights? Exit code 2 if not."""
+    from ddpo_cli.setup import build_reward
+    from ddpo_rewards.testing import verify_reference_scores
+
+    with foreign_output():
+        checks = verify_reference_scores(build_reward([reward]), folder=images)
+    if not checks:
+        raise CLIError(f"nobody has published scores of {reward!r}; `ddpo rewards show` lists those of a reward")
+    _conclude(checks, format, bad=f"{reward!r} scores otherwise", good=f"{reward!r} scores as published.")
 
 
 @app.command("new")
@@ -110,6 +133,17 @@ def new(
     path = new_plugin(name, directory)
     say(f"Wrote {path}. Now:\n  pip install -e {path}\n  pytest {path}\n  ddpo rewards list")
     tell(str(path))
+
+
+def _conclude(checks: "Sequence[Check]", format: Format, *, bad: str, good: str) -> None:
+    """Print what was checked and what came of it; exit code 2 where something failed."""
+    rows = [{"check": one.name, "result": "passed" if one.passed else "failed", "seen": one.message} for one in checks]
+    emit(rows, format, columns=("check", "result", "seen"))
+    failed = [one.name for one in checks if not one.passed]
+    if failed:
+        say(f"Error: reward {bad}: {', '.join(failed)}")
+        raise typer.Exit(BAD_INPUT)
+    say(f"Reward {good}")
 
 
 def _spec(reference: str) -> "RewardSpec":
