@@ -32,7 +32,7 @@ SHOWN: Mapping[str, Sequence[str]] = {
 """The keys that have a flag, by the panel of the help that shows it."""
 
 SPELT = {"objective.name": ("--algorithm",), "held_out": ("--holdout", "--held-out")}
-METAVARS = {"reward": "REF", "held_out": "REF", "prompts": "PROMPTS"}
+METAVARS = {"reward": "REF", "held_out": "REF", "on_hack": "WHAT", "trainable": "PART"}
 
 
 class Key(NamedTuple):
@@ -153,17 +153,17 @@ def _flag(key: Key, panel: str) -> Parameter:
 
 
 def _metavar(key: Key) -> str:
-    if key.choices:
-        return "|".join(key.choices)
     return METAVARS.get(key.path) or {int: "N", float: "X"}.get(key.types[0], key.path.rpartition(".")[2].upper())
 
 
 def _help(key: Key) -> str:
     """What a key is, and its defaults: that of most models, and of those that have their own."""
     description = (key.field.description or "").strip()
-    if description.split(" ", 1)[0].isalpha():  # a name such as builtin:emoji is written as it is
+    if description.split(" ", 1)[0].replace("-", "").isalpha():  # a name such as builtin:emoji is written as it is
         description = description[:1].upper() + description[1:]
-    text = f"{description}.{' Repeat for several.' if key.is_list else ''}"
+    choices = f" ({', '.join(key.choices[:-1])} or {key.choices[-1]})" if key.choices else ""
+    unsaid = choices if any(choice not in description for choice in key.choices) else ""
+    text = f"{description}{unsaid}.{' Repeat for several.' if key.is_list else ''}"
     general = key.field.get_default(call_default_factory=True)
     defaults = [] if general in (None, (), PydanticUndefined) else [_shown(general)]
     whole = {f"--trainable {part}": table for part, table in FOR_TRAINABLE.items()}
