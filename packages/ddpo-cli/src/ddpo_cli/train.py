@@ -161,7 +161,8 @@ def new_config(said: Mapping[str, Any], file: Path | None, preset: str | None) -
     try:
         wanted = run_config(said, stored=stored, preset=task)
     except DDPOError as error:
-        raise CLIError(f"{file}: {error}" if file else str(error)) from None
+        is_of_the_file = stored is not None and str(error) == _fault(stored, task)
+        raise CLIError(f"{file}: {error}" if is_of_the_file else str(error)) from None
     if wanted.trainable == "unet" and "lora_rank" in said:
         raise CLIError(f"--lora-rank {wanted.lora_rank} is of a LoRA, and --trainable unet has none; leave out one")
     return wanted
@@ -182,6 +183,18 @@ def resumed_config(run: Path | None, said: Mapping[str, Any], *, force: bool) ->
             "leave them out, add --force to change them, or start a new run"
         )
     return wanted
+
+
+def _fault(stored: Mapping[str, Any], task: Mapping[str, Any] | None) -> str:
+    """Return what is wrong with a configuration file before any flag, in words; nothing where it is right."""
+    from ddpo_core import DDPOError
+    from ddpo_core.runs.config import run_config
+
+    try:
+        run_config({}, stored=stored, preset=task)
+    except DDPOError as error:
+        return str(error)
+    return ""
 
 
 def _train(config: "RunConfig", place: Path | None, *, resume: bool) -> "Finished | None":

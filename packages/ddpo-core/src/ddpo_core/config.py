@@ -1,6 +1,7 @@
 """The hyperparameters of a fit, validated once; unknown keys are errors that suggest the right one."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -81,7 +82,9 @@ def _describe(model: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{name!r} is not an option; {_suggest(name, list(model.model_fields))}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{name}={problem['input']!r}: {message[0].lower()}{message[1:]}" if name else message
+    got = problem["input"]  # a number may come as text, from a command line
+    shown = got if isinstance(got, str) and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", got) else repr(got)
+    return f"{name}={shown}: {message[0].lower()}{message[1:]}" if name else message
 
 
 def _suggest(name: str, known: list[str]) -> str:

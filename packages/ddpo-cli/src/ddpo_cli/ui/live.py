@@ -39,10 +39,14 @@ class View:
     print_line: Callable[[str], None] = print
     """Where a line per epoch goes: nowhere on a terminal."""
     print_news: Callable[[str], None] = print
+    refresh: Callable[[], object] = lambda: None
+    """Draws the screen now; away from a terminal there is none."""
 
     def show_phase(self, name: str, done: int, total: int) -> None:
         """Say what is being done now; this is the `progress` that the trainer calls."""
-        self.phase = (name, done, total)
+        is_new, self.phase = name != self.phase[0], (name, done, total)
+        if is_new:  # however short it is
+            self.refresh()
 
     def show(self, event: Event) -> None:
         """Say what happened."""
@@ -84,7 +88,8 @@ def shown(view: View, console: Console) -> Iterator[View]:
         yield view
         return
     view.print_line = lambda line: None
-    with Live(console=console, get_renderable=lambda: panel(view), refresh_per_second=5, transient=False):
+    with Live(console=console, get_renderable=lambda: panel(view), refresh_per_second=5, transient=False) as live:
+        view.refresh = live.refresh
         yield view
 
 
