@@ -26,7 +26,6 @@ from ddpo_core import (
     initial_view_monitor,
     latest_checkpoint,
     load_checkpoint,
-    load_policy,
     per_prompt,
     processes_from_environment,
     regression,
@@ -48,6 +47,8 @@ def load(model=None):
     """Give the toy, or the model with guidance and LoRA, and its reward."""
     if model is None:
         return toy.policy(), toy.reward
+    from ddpo_core import load_policy  # and with it diffusers, which most processes need not wait for
+
     policy = load_policy(model, guidance_scale=2.0, device="cpu")
     return policy, lambda images, prompts, metadata: (images.mean((1, 2, 3)), {})
 
