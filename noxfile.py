@@ -1,5 +1,6 @@
 """The project's checks: `uv run nox` runs what CI runs, `uv run nox -l` lists everything."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,8 @@ ROOT = Path(__file__).parent
 PACKAGES = ["ddpo-core", "ddpo-rewards", "ddpo-cli"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 TEST_TOOLS = nox.project.dependency_groups(PROJECT, "test")
-PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+# One more than there are cores: many tests wait for a process that they have started.
+PARALLEL = ["-n", str(min(4, (os.cpu_count() or 1) + 1)), "--dist", "loadfile"]
 LINT_TOOLS = nox.project.dependency_groups(PROJECT, "lint")
 
 
