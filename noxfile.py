@@ -34,8 +34,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types strictly in all three packages."""
     _install(session, "mypy", *_editable(*PACKAGES))
-    for package in PACKAGES:
-        session.run("mypy", "--config-file", "pyproject.toml", f"packages/{package}/src")
+    session.run("mypy", "--config-file", "pyproject.toml", *(f"packages/{package}/src" for package in PACKAGES))
 
 
 @nox.session

@@ -22,10 +22,10 @@ def no_reward(images, prompts, metadata):
     return torch.zeros(len(images)), {}
 
 
-def share_recognised(words) -> float:
-    """Sample as `ddpo train` does by default, on seeds that no training uses."""
+def share_recognised(words, lora: Path | None = None) -> float:
+    """Sample as `ddpo train` does by default, with what a run has learnt, on seeds that no training uses."""
     config = run_config({})
-    policy = load_policy(config.model, guidance_scale=config.guidance_scale, eta=config.eta)
+    policy = load_policy(config.model, guidance_scale=config.guidance_scale, eta=config.eta, lora=lora)
     repeated = [word for word in words for _ in range(SAMPLES_PER_ANIMAL)]
     prompts = [inflect.engine().a(word) for word in repeated]
     drawn = evaluate(
@@ -65,14 +65,22 @@ def test_diffusers_loads_the_pipeline_and_draws_64_pixels():
     assert image.size == (64, 64)
 
 
+def train(folder: Path, *options: str) -> str:
+    """Run `ddpo train` into `folder / "run"`; returns what it said."""
+    command = [sys.executable, "-m", "ddpo_cli", "train", *options, "--output", "run"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def epochs_of(run: Path) -> list[int]:
+    return [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 @pytest.fixture(scope="module")
 def short_run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("main job")
-    options = ["--epochs", "2", "--samples-per-epoch", "8", "--updates-per-epoch", "2", "--output", "run"]
-    done = subprocess.run(
-        [sys.executable, "-m", "ddpo_cli", "train", *options], cwd=folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    train(folder, "--epochs", "2", "--samples-per-epoch", "8", "--updates-per-epoch", "2")
     return folder / "run"
 
 
@@ -99,3 +107,21 @@ def test_diffusers_loads_the_lora_of_the_run_and_draws_what_it_learnt(short_run)
     before = draw()
     pipeline.load_lora_weights(short_run / "lora")
     assert not torch.equal(before, draw())
+
+
+def test_a_gamed_run_is_rolled_back_by_the_judge_that_needs_no_other_model(tmp_path):
+    # At twice the default rate the animals are gone by epoch 10; what is saved is from before.
+    few = ("--set", "eval_samples=8", "--set", "grid_samples=4", "--set", "sample_every=100")
+    said = train(tmp_path, "--learning-rate", "5e-3", "--epochs", "14", "--on-hack", "rollback", *few)
+    assert "Ended early, since the reward is being gamed: held-out prompt_evidence fell" in said
+    run = tmp_path / "run"
+    model = json.loads((run / "model.json").read_text())
+    assert model["epoch"] == model["best"] > 0
+    assert epochs_of(run)[-1] == model["epoch"]
+    (left,) = (run / "superseded").iterdir()
+    later = epochs_of(left)
+    assert later == list(range(model["epoch"] + 1, later[-1] + 1))
+    assert later[-1] < 14
+    saved = [int(path.name.removeprefix("epoch-")) for path in (run / "checkpoints").iterdir()]
+    assert max(saved) == model["epoch"]
+    assert share_recognised(ANIMALS, lora=run / "lora") >= 0.8

@@ -215,7 +215,7 @@ def _train(config: "RunConfig", place: Path | None, *, resume: bool) -> "Finishe
             refuse_used(place)
         with loading(f"Loading {config.model}") if processes.is_writer else nullcontext():
             scored, parts = judges(config), load_parts(config)
-        view = View(f"ddpo train · {config.model} · {' + '.join(config.reward)}", config.epochs)
+        view = View(f"ddpo train · {' + '.join(config.reward)} · {config.model}", config.epochs)
         screen = shown(view, messages()) if processes.is_writer else nullcontext()
         with screen, handled(view.print_news) as interrupts:
             options: dict[str, Any] = {
