@@ -73,8 +73,8 @@ def train(folder: Path, *options: str) -> str:
     return done.stderr
 
 
-def epochs_of(run: Path) -> list[int]:
-    return [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+def checkpoints_of(folder: Path) -> list[int]:
+    return [int(path.name.removeprefix("epoch-")) for path in (folder / "checkpoints").iterdir()]
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +115,13 @@ def test_a_gamed_run_is_rolled_back_by_the_judge_that_needs_no_other_model(tmp_p
     said = train(tmp_path, "--learning-rate", "5e-3", "--epochs", "14", "--on-hack", "rollback", *few)
     assert "Ended early, since the reward is being gamed: held-out prompt_evidence fell" in said
     run = tmp_path / "run"
+    # What was seen stays written down, to the epoch that was found out; the model is that of an earlier one.
+    seen = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in seen] == list(range(1, len(seen) + 1))
+    assert [row["verdict"] == "hacked" for row in seen] == [False] * (len(seen) - 1) + [True]
     model = json.loads((run / "model.json").read_text())
-    assert model["epoch"] == model["best"] > 0
-    assert epochs_of(run)[-1] == model["epoch"]
+    assert 0 < model["epoch"] == model["best"] < len(seen) < 14
+    assert max(checkpoints_of(run)) == model["epoch"]
     (left,) = (run / "superseded").iterdir()
-    later = epochs_of(left)
-    assert later == list(range(model["epoch"] + 1, later[-1] + 1))
-    assert later[-1] < 14
-    saved = [int(path.name.removeprefix("epoch-")) for path in (run / "checkpoints").iterdir()]
-    assert max(saved) == model["epoch"]
-    assert share_recognised(ANIMALS, lora=run / "lora") >= 0.8
+    assert min(checkpoints_of(left)) > model["epoch"]
+    assert share_recognised(ANIMALS, lora=run / "lora") >= 0.85
