@@ -127,6 +127,29 @@ def test_a_mistake_in_the_file_is_one_line_that_says_what_to_do(text, message):
     assert str(error.value).startswith(message)
 
 
+def test_a_contradiction_is_said_of_the_flags_the_file_or_both():
+    file = write("[objective]\nclip_range = 1e-3")
+    with pytest.raises(ValueError, match=r"^c\.toml and the flags: 'clip_range' is an option of ddpo-is, and the obj"):
+        resolve(file, {"objective.name": "rwr"})
+    with pytest.raises(ValueError, match=r"^epochs=0: "):
+        resolve(file, {"epochs": "0"})
+    with pytest.raises(ValueError, match=r"^c\.toml: epochs=0: "):
+        resolve(write("epochs = 0"), {"seed": "1"})
+
+
+def test_options_of_another_algorithm_are_said_to_be_left_out_of_a_preset_and_of_the_file_of_a_run(capsys):
+    resolve(None, {"objective.name": "rwr"}, preset="aesthetic")
+    assert capsys.readouterr().err == (
+        "--preset aesthetic: what it says of clip_range, advantage_clip, baseline, buffer_size, min_count is left out, "
+        "for rwr has no use for it\n"
+    )
+    Path("config.toml").write_text(to_toml(resolve(None, {})), encoding="utf-8")
+    assert resolve(Path("config.toml"), {"objective.name": "rwr"}).objective.inverse_temperature == 4.0
+    assert "config.toml: what it says of baseline, " in capsys.readouterr().err
+    resolve(Path("config.toml"), {"epochs": "3"}, preset="emoji-aesthetic")
+    assert capsys.readouterr().err == ""
+
+
 def test_a_missing_file_and_a_folder_are_told_apart():
     with pytest.raises(ValueError, match=r"there is no configuration file 'no\.toml'"):
         resolve(Path("no.toml"), {})

@@ -1,6 +1,7 @@
 """One configuration: defaults by model, algorithm and what is trained; TOML in and out."""
 
 import contextlib
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ddpo_core.runs.config import (
     changed_versions,
     differences,
     label,
+    left_out,
     read_run_config,
     read_toml,
     run_config,
@@ -62,6 +64,39 @@ def test_a_file_that_was_written_by_hand_keeps_its_word():
     assert (kept.fit.samples_per_prompt, kept.fit.passes_per_epoch, kept.learning_rate) == (2, 5, 7e-4)
 
 
+@pytest.mark.parametrize("name", ['name = "ddpo-is"\n', ""])
+@pytest.mark.parametrize(
+    ("option", "chosen", "message"),
+    [
+        ("clip_range = 1e-3", {"name": "rwr"}, "'clip_range' is an option of ddpo-is, and the objective is 'rwr'"),
+        ("buffer_size = 64", {"baseline": "epoch"}, "buffer_size=64 does nothing with baseline='epoch'"),
+    ],
+)
+def test_what_a_file_written_by_hand_says_of_another_objective_than_is_chosen_is_an_error(
+    name, option, chosen, message
+):
+    stored = toml(f"[objective]\n{name}{option}")
+    with pytest.raises(DDPOError, match=re.escape(message)):
+        run_config({"objective": chosen}, stored=stored)
+    run_config({}, stored=stored)
+
+
+def test_of_a_preset_and_of_a_whole_file_it_is_left_out_and_named():
+    said = {"objective": {"name": "ddpo-is", "clip_range": 1e-3, "timestep_fraction": 0.5}}
+    rwr = {"objective": {"name": "rwr"}}
+    chosen = run_config(rwr, preset=said)
+    assert chosen.objective.timestep_fraction == 0.5
+    assert left_out(chosen, said) == ["clip_range"]
+    stored = toml(to_toml(run_config(said)))
+    other = run_config(rwr, stored=stored)
+    assert other.objective.timestep_fraction == 0.5
+    assert {"clip_range", "baseline", "kl_weight"} < set(left_out(other, stored))
+    assert "timestep_fraction" not in left_out(other, stored)
+    assert left_out(run_config({}, stored=stored), stored) == []
+    with pytest.raises(DDPOError, match=r"'clip_rang' is not an option"):
+        run_config(rwr, stored={**stored, "objective": {**stored["objective"], "clip_rang": 1}})
+
+
 def test_a_whole_file_gives_the_same_run_again():
     config = run_config({"reward": ["a", "0.5*b?c=d"], "fit": {"num_steps": 7}, "trainable": "unet"})
     stored = toml(to_toml(config))
@@ -81,7 +116,9 @@ def test_of_a_whole_file_another_choice_keeps_what_was_chosen_and_not_what_were_
     other = run_config({"model": "someone/model"}, stored=stored)
     assert (other.guidance_scale, other.learning_rate, other.epochs, other.fit.num_steps) == (5.0, 3e-4, 9, 7)
     stored = toml(to_toml(run_config({"epochs": 9})))
-    assert run_config(SPARSE, stored=stored) == run_config({"epochs": 9, **SPARSE})
+    for name in OBJECTIVES:
+        chosen = {"objective": {"name": name}}
+        assert run_config(chosen, stored=stored) == run_config({"epochs": 9, **chosen})
 
 
 def test_an_algorithm_has_settings_of_its_own_on_the_embedded_model():

@@ -152,7 +152,7 @@ def train(
 def new_config(said: Mapping[str, Any], file: Path | None, preset: str | None) -> "RunConfig":
     """Return the configuration of a new run: the defaults, a preset, a file and flags, each over those before it."""
     from ddpo_core import DDPOError
-    from ddpo_core.runs.config import read_toml, run_config
+    from ddpo_core.runs.config import left_out, read_toml, run_config
 
     task = read_preset(preset) if preset is not None else None
     if file is not None and not file.exists() and str(file) in list_presets():
@@ -161,10 +161,17 @@ def new_config(said: Mapping[str, Any], file: Path | None, preset: str | None) -
     try:
         wanted = run_config(said, stored=stored, preset=task)
     except DDPOError as error:
-        is_of_the_file = stored is not None and str(error) == _fault(stored, task)
-        raise CLIError(f"{file}: {error}" if is_of_the_file else str(error)) from None
+        if stored is None or str(error) == _fault(said, None, task):
+            raise CLIError(str(error)) from None
+        is_of_the_file = str(error) == _fault({}, stored, task)
+        raise CLIError(f"{file}{'' if is_of_the_file else ' and the flags'}: {error}") from None
     if wanted.trainable == "unet" and "lora_rank" in said:
         raise CLIError(f"--lora-rank {wanted.lora_rank} is of a LoRA, and --trainable unet has none; leave out one")
+    for source, table in ((f"--preset {preset}", task), (file, stored)):
+        unused = left_out(wanted, table or {})
+        if unused and process_rank() == 0:
+            options = ", ".join(unused)
+            say(f"{source}: what it says of {options} is left out, for {wanted.objective.name} has no use for it")
     return wanted
 
 
@@ -185,13 +192,13 @@ def resumed_config(run: Path | None, said: Mapping[str, Any], *, force: bool) ->
     return wanted
 
 
-def _fault(stored: Mapping[str, Any], task: Mapping[str, Any] | None) -> str:
-    """Return what is wrong with a configuration file before any flag, in words; nothing where it is right."""
+def _fault(said: Mapping[str, Any], stored: Mapping[str, Any] | None, task: Mapping[str, Any] | None) -> str:
+    """Return what is wrong with flags or a configuration file by themselves, in words; nothing where they are right."""
     from ddpo_core import DDPOError
     from ddpo_core.runs.config import run_config
 
     try:
-        run_config({}, stored=stored, preset=task)
+        run_config(said, stored=stored, preset=task)
     except DDPOError as error:
         return str(error)
     return ""

@@ -283,7 +283,8 @@ def run_config(
     do, they override the preset's. A file that a run has written (it has the table `versions`) is whole, so that
     it does not say what was chosen and what was a default: where `given` chooses another model, algorithm or trainable
     than such a file, the file counts where it differs from the defaults of its own choices, and nowhere else. A file
-    written by hand keeps its word.
+    written by hand keeps its word: an option in it that `given` leaves no use for is an error. Of a preset, and of a
+    file that is whole, such options are left out; `left_out` names them.
 
     Args:
         given: What was chosen, in the tables of the configuration.
@@ -291,7 +292,7 @@ def run_config(
         preset: The configuration of a task.
 
     Raises:
-        DDPOError: A value is out of range, or a key is unknown or in the wrong table.
+        DDPOError: A value is out of range, a key is unknown or in the wrong table, or an option does nothing.
 
     Example:
         >>> run_config({"epochs": 8}).fit.num_steps, run_config({"model": "someone/model"}).fit.num_steps
@@ -303,9 +304,25 @@ def run_config(
         file = _beyond_its_defaults(file)
     model = {"model": BUILTIN_MODEL, **task, **file, **given}["model"]
     algorithm, trainable = _algorithm(given) or _algorithm(file), {**file, **given}.get("trainable")
+    if is_whole and _algorithm(given):
+        file = {**file, "objective": _shared_options(_table(file, "objective"), algorithm)}
+    elif not is_whole:  # both are somebody's word: what the one says of the objective is not dropped for the other
+        given = {**given, "objective": {**_table(file, "objective"), **_table(given, "objective")}}
+        file = {**file, "objective": {}}
     brought = _brought_along(model, algorithm, trainable)
     layers = (*_brought_along(model, _algorithm(task), task.get("trainable")), task, *brought, file, given)
     return validate(_known(FOR_MODEL, model), *layers)
+
+
+def left_out(config: RunConfig, said: Mapping[str, Any]) -> list[str]:
+    """Return the options of the objective in `said` that `config` has no use for: those of another algorithm, say.
+
+    Example:
+        >>> preset = {"objective": {"clip_range": 1e-3, "timestep_fraction": 0.5}}
+        >>> left_out(run_config({"objective": {"name": "rwr"}}, preset=preset), preset)
+        ['clip_range']
+    """
+    return [key for key in _table(said, "objective") if getattr(config.objective, key, None) is None]
 
 
 def validate(*layers: Mapping[str, Any]) -> RunConfig:
@@ -452,6 +469,12 @@ def _objective_model(name: object) -> type[ObjectiveOptions]:
     if not isinstance(name, str) or name not in OBJECTIVES:
         raise DDPOError(f"objective.name={name!r}: want one of {', '.join(OBJECTIVES)}")
     return OBJECTIVES[name]
+
+
+def _shared_options(table: Mapping[str, Any], name: object) -> dict[str, Any]:
+    """Return the options in `table` but those that objectives have and `name` has not, under that name."""
+    others = _OBJECTIVE_FIELDS - _objective_model(name).model_fields.keys()
+    return {**{key: value for key, value in table.items() if key not in others}, "name": name}
 
 
 def _algorithm(said: Mapping[str, Any]) -> object:
