@@ -77,7 +77,9 @@ def python(session: nox.Session, package: str) -> None:
 @nox.parametrize("package", PACKAGES)
 def lowest(session: nox.Session, package: str) -> None:
     """Test one package against the oldest releases that its ranges admit."""
-    session.install("--resolution", "lowest-direct", *_package_test_tools(package), *_editable(*_needed(package)))
+    # Without --no-config, uv would hold everything to the versions in the workspace's constraint-dependencies.
+    lowest = ("--no-config", "--resolution", "lowest-direct")
+    session.install(*lowest, *_package_test_tools(package), *_editable(*_needed(package)))
     session.chdir(f"packages/{package}")
     session.run("pytest", *PARALLEL, env=_quiet())
 
@@ -105,7 +107,7 @@ def _editable(*packages: str) -> list[str]:
 
 def _package_test_tools(package: str) -> list[str]:
     project = nox.project.load_toml(f"packages/{package}/pyproject.toml")
-    return ["pytest-xdist", *nox.project.dependency_groups(project, "test")]
+    return ["pytest-xdist>=3.8", *nox.project.dependency_groups(project, "test")]
 
 
 def _quiet() -> dict[str, str]:
