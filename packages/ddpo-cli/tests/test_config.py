@@ -67,11 +67,11 @@ def test_an_algorithm_has_settings_of_its_own_on_the_embedded_model():
 
 def test_another_algorithm_keeps_the_options_it_shares_and_another_baseline_drops_what_it_does_not_have():
     default = resolve(None, {}).objective
-    assert (default.name, default.baseline, default.buffer_size, default.clip_range) == ("ddpo-is", "run", 128, 2e-3)
+    assert (default.name, default.baseline, default.buffer_size, default.clip_range) == ("ddpo-is", "run", None, 1e-4)
     other = resolve(None, {"objective.name": "ddpo-sf"}).objective
-    assert (other.name, other.baseline, other.buffer_size) == ("ddpo-sf", "run", 128)
+    assert (other.name, other.baseline, other.buffer_size) == ("ddpo-sf", "run", None)
     told = resolve(write('[objective]\nbaseline = "epoch"\n'), {}).objective
-    assert (told.baseline, told.buffer_size, told.clip_range) == ("epoch", None, 2e-3)
+    assert (told.baseline, told.buffer_size, told.clip_range) == ("epoch", None, 1e-4)
     assert (
         resolve(None, {"objective.name": "rwr", "objective.timestep_fraction": 0.5}).objective.timestep_fraction == 0.5
     )

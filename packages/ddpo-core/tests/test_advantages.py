@@ -67,17 +67,66 @@ def test_one_prompt_with_a_whole_buffer_equals_the_batch(rewards):
 
 
 def test_rewards_that_hardly_differ_any_more_move_the_policy_hardly_any_more():
-    # Remembered: 0, 4, 3, 5. Mean 3, population variance (9 + 1 + 0 + 4) / 4 = 3.5; the epoch's mean is 4.
-    state, advantages = per_run(buffer_size=3)({"cat": [0.0, 4.0]}, ["cat", "dog"], torch.tensor([3.0, 5.0]))
-    assert state == {"cat": [0.0, 4.0, 3.0], "dog": [5.0]}
-    torch.testing.assert_close(advantages, torch.tensor([-1.0, 1.0]) / 3.5**0.5, rtol=1e-5, atol=0)
+    # Differences of the run: -4, 4 and now -1, 1, whose population variance is 34 / 4.
+    before = {"differences": [-4.0, 4.0]}
+    state, advantages = per_run()(before, ["cat", "dog"], torch.tensor([3.0, 5.0]))
+    assert state == {"deviations": {"cat": [-1.0], "dog": [1.0]}, "differences": [-4.0, 4.0, -1.0, 1.0]}
+    torch.testing.assert_close(advantages, torch.tensor([-1.0, 1.0]) / 8.5**0.5, rtol=1e-5, atol=0)
 
 
-@given(rewards_lists)
+@given(st.lists(st.floats(1, 2, width=32), min_size=2, max_size=12))
 def test_the_first_epoch_of_a_run_is_its_own_measure(rewards):
-    rewards = torch.tensor(rewards)
+    # Without outliers: two values of equal distance are all that the middle of so few rewards can hold.
+    rewards = torch.tensor([*rewards, *(3 - reward for reward in rewards)])
     _, advantages = per_run(buffer_size=len(rewards))({}, ["cat"] * len(rewards), rewards)
     torch.testing.assert_close(advantages, compute_advantages(rewards))
+
+
+def test_that_one_prompt_always_brings_more_than_another_is_no_advantage():
+    # "cat" brings 10 more than "dog". Within prompts the variance is 2, of means from four values 2 / 4; the means are
+    # 5 and -5, their variance 50, so 49.5 of it is between prompts: the effects are 5 * 49.5 / 50.
+    deviations = {"cat": [4.0, 6.0, 4.0, 6.0], "dog": [-4.0, -6.0, -4.0, -6.0]}
+    within = 8 / 6
+    effect = 5 * (50 - within / 4) / 50
+    state, advantages = per_run(buffer_size=1)({"deviations": deviations}, ["cat", "dog"], torch.tensor([21.0, 11.0]))
+    torch.testing.assert_close(advantages, torch.tensor([1.0, -1.0]), rtol=1e-5, atol=0)
+    assert state["differences"] == pytest.approx([5 - effect, effect - 5])
+    assert state["deviations"] == {"cat": [pytest.approx(5.0)], "dog": [pytest.approx(-5.0)]}
+
+
+def test_what_is_remembered_of_a_prompt_counts_little_where_prompts_are_alike():
+    deviations = {"cat": [-1.0, 1.2], "dog": [1.0, -1.1]}
+    state, _ = per_run()({"deviations": deviations}, ["cat", "dog"], torch.tensor([1.0, 2.0]))
+    assert state["differences"] == [-0.5, 0.5]
+
+
+def test_a_single_reward_of_another_size_does_not_drown_the_others():
+    ordinary = torch.linspace(-1, 1, 99)
+    _, plain = per_run()({}, ["cat"] * 99, ordinary)
+    state, advantages = per_run()({}, ["cat"] * 100, torch.cat([ordinary, torch.tensor([1e6])]))
+    torch.testing.assert_close(advantages[:99], plain, rtol=0, atol=0.2)
+    assert advantages[99] == advantages.max() < 6
+    assert max(state["differences"]) < 4
+
+
+def test_a_reward_that_is_nearly_always_the_same_keeps_its_rare_values():
+    # One of fifty is 1: the middle 90 % are one value, and the std is sqrt(0.02 * 0.98) = 0.14.
+    rewards = torch.tensor([0.0] * 49 + [1.0])
+    _, advantages = per_run()({}, ["cat"] * 50, rewards)
+    torch.testing.assert_close(advantages[-1], torch.tensor(0.98 / (0.02 * 0.98) ** 0.5), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("baseline", [per_prompt(min_count=2), per_epoch(), per_run(), per_group()])
+@pytest.mark.parametrize("unit", [2.0**-40, 2.0**40])
+def test_the_unit_of_the_reward_does_not_matter(baseline, unit):
+    prompts, rewards = ["cat", "cat", "dog", "dog"], torch.tensor([1.0, 2.0, 5.0, 4.0])
+    torch.testing.assert_close(baseline({}, prompts, unit * rewards)[1], baseline({}, prompts, rewards)[1])
+
+
+def test_rewards_that_differ_by_their_rounding_alone_give_hardly_an_advantage():
+    rewards = torch.tensor([1.0, 1.0, 1.0, 1.0 + 2**-23])
+    for baseline in (per_prompt(min_count=1), per_epoch(), per_run(), per_group()):
+        assert baseline({}, ["cat"] * 4, rewards)[1].abs().max() < 0.2
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.float64])

@@ -1,6 +1,7 @@
 """From scores to advantages: what a reward is compared with is a baseline, and every baseline is a value."""
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, variance
 from typing import Any
 
 import torch
@@ -16,14 +17,17 @@ Baseline = Callable[[ObjectiveState, Sequence[str], Tensor], tuple[ObjectiveStat
 The state is what it remembers from epoch to epoch: a mapping that JSON can hold, empty at the start, never mutated.
 """
 
-# Added to a standard deviation, in units of the reward.
-_EPS = 1e-6
+# Scores are float32: what differs by less, relative to their size, is rounding and no spread to divide by.
+_RESOLUTION = 1e-6
+# How many differences of a run tell its spread: enough for the tails, little in a checkpoint.
+_REMEMBERED = 1024
+_MIDDLE = (0.05, 0.95)
 
 
 def per_prompt(*, buffer_size: int = 32, min_count: int = 16) -> Baseline:
     """Compare a reward with the recent rewards of its prompt.
 
-        (reward - mean of its prompt's buffer) / (population std of its prompt's buffer + 1e-6)
+        (reward - mean of its prompt's buffer) / population std of its prompt's buffer
 
     The buffer holds the latest rewards of a prompt, the current ones among them. A prompt with fewer than `min_count`
     is normalised by the mean and std of this epoch instead.
@@ -38,7 +42,7 @@ def per_prompt(*, buffer_size: int = 32, min_count: int = 16) -> Baseline:
     Example:
         >>> baseline = per_prompt(buffer_size=2, min_count=2)
         >>> baseline({"a cat": [1.0, 3.0]}, ["a cat"], torch.tensor([5.0]))
-        ({'a cat': [3.0, 5.0]}, tensor([1.0000]))
+        ({'a cat': [3.0, 5.0]}, tensor([1.]))
 
     Source: Black et al. 2023, appendix D (per-prompt statistics); ddpo-pytorch, `stat_tracking.py`. Deviation:
         computed in float64, so integer and half-precision rewards are not truncated.
@@ -54,10 +58,14 @@ def per_prompt(*, buffer_size: int = 32, min_count: int = 16) -> Baseline:
     ) -> tuple[ObjectiveState, Float[Tensor, " batch"]]:
         updated = _remember(state, prompts, rewards, buffer_size)
         overall = compute_advantages(rewards)
-        moments = {prompt: _moments(updated[prompt]) for prompt in set(prompts) if len(updated[prompt]) >= min_count}
+        buffers = {
+            prompt: torch.tensor(updated[prompt], dtype=torch.float64)
+            for prompt in set(prompts)
+            if len(updated[prompt]) >= min_count
+        }
         advantages = [
-            (reward - moments[prompt][0]) / (moments[prompt][1] + _EPS) if prompt in moments else fallback
-            for prompt, reward, fallback in zip(prompts, rewards.tolist(), overall.tolist(), strict=True)
+            _standardised(reward, buffers[prompt]).item() if prompt in buffers else fallback
+            for prompt, reward, fallback in zip(prompts, rewards.double(), overall.tolist(), strict=True)
         ]
         return updated, torch.tensor(advantages, dtype=torch.float32, device=rewards.device)
 
@@ -69,33 +77,45 @@ def per_epoch() -> Baseline:
 
     Example:
         >>> per_epoch()({}, ["a cat", "a dog"], torch.tensor([1.0, 3.0]))
-        ({}, tensor([-1.0000,  1.0000]))
+        ({}, tensor([-1.,  1.]))
 
     Source: ddpo-pytorch, `train.py`, where per-prompt statistics are off.
     """
     return lambda state, prompts, rewards: (state, compute_advantages(rewards))
 
 
-def per_run(*, buffer_size: int = 32) -> Baseline:
-    """Compare a reward with the mean of its epoch, in units of all that the run remembers.
+def per_run(*, buffer_size: int = 16) -> Baseline:
+    """Compare a reward with what its prompt is expected to bring in this epoch, in units of all that the run remembers.
 
-        (reward - mean of this epoch) / (population std of every remembered reward, of all prompts + 1e-6)
+        effect_p  = between / (between + within / n_p) * mean of the n_p deviations remembered of prompt p
+        expected  = effect_p + mean over this epoch of (reward - effect)
+        advantage = (reward - expected) / population std of this difference over the run
 
-    When a policy has nothing left to gain, the rewards of an epoch hardly differ. Divided by their own spread, what is
-    left is noise at full strength, and the policy drifts away; divided by the run's, updates shrink with the gain.
+    Most of what tells the rewards of an epoch apart is often that some prompts bring more than others, which says
+    nothing of the policy and is noise in its gradient. A prompt's few rewards are a poor estimate of its mean, so they
+    count as much as the variances between and within prompts say (0 with nothing remembered). And when a policy has
+    nothing left to gain, the rewards of an epoch hardly differ: divided by their own spread, what is left is noise at
+    full strength, and the policy drifts away; divided by the run's, updates shrink with the gain.
+
+    A few rewards that are a thousand times as large as the others would set the mean and the unit: they are pulled in
+    (`remember_differences`).
 
     Args:
-        buffer_size: How many rewards of a prompt are remembered, at least 1.
+        buffer_size: How many deviations of a prompt from the level of its epoch are remembered, at least 1.
 
     Raises:
         DDPOError: If nothing would be remembered.
 
     Example:
-        >>> per_run(buffer_size=2)({"a cat": [1.0]}, ["a cat"] * 2, torch.tensor([5.0, 6.0]))
-        ({'a cat': [5.0, 6.0]}, tensor([-1.0000,  1.0000]))
+        >>> state, advantages = per_run()({}, ["a cat"] * 2, torch.tensor([5.0, 6.0]))
+        >>> advantages
+        tensor([-1.,  1.])
+        >>> state
+        {'deviations': {'a cat': [-0.5, 0.5]}, 'differences': [-0.5, 0.5]}
 
-    Source: reward scaling as in Engstrom et al. 2020 ("Implementation Matters in Deep Policy Gradients"), section 3,
-        with the mean of the batch taken off. Not in the paper: Black et al. 2023 divide by each prompt's own spread.
+    Source: the effect is the empirical Bayes estimate of James & Stein 1961 in the form of Efron & Morris 1975; reward
+        scaling as in Engstrom et al. 2020 ("Implementation Matters in Deep Policy Gradients"), section 3. Not
+        in the paper: Black et al. 2023 divide by each prompt's own spread.
     """
     if buffer_size < 1:
         raise DDPOError(f"buffer_size={buffer_size!r}: want at least 1, or per_epoch(), which remembers nothing")
@@ -103,10 +123,13 @@ def per_run(*, buffer_size: int = 32) -> Baseline:
     def baseline(
         state: ObjectiveState, prompts: Sequence[str], rewards: Num[Tensor, " batch"]
     ) -> tuple[ObjectiveState, Float[Tensor, " batch"]]:
-        updated = _remember(state, prompts, rewards, buffer_size)
-        remembered = torch.tensor([reward for buffer in updated.values() for reward in buffer], dtype=torch.float64)
-        exact = rewards.double()
-        return updated, ((exact - exact.mean()) / (remembered.std(correction=0) + _EPS)).float()
+        deviations: Mapping[str, list[float]] = state.get("deviations", {})
+        effects = _prompt_effects(deviations, prompts)
+        differences, spread = remember_differences(state.get("differences", []), rewards.cpu().double() - effects)
+        own = torch.tensor(differences[-len(prompts) :], dtype=torch.float64)
+        updated = _remember(deviations, prompts, own + effects, buffer_size)
+        advantages = _divide(own, spread, rewards).float().to(rewards.device)
+        return {"deviations": updated, "differences": differences}, advantages
 
     return baseline
 
@@ -121,7 +144,7 @@ def per_group() -> Baseline:
 
     Example:
         >>> per_group()({}, ["a cat", "a dog"] * 2, torch.tensor([1.0, 10.0, 3.0, 10.0]))[1]
-        tensor([-1.0000,  0.0000,  1.0000,  0.0000])
+        tensor([-1.,  0.,  1.,  0.])
 
     Source: Shao et al. 2024 (GRPO), section 4.1.
     """
@@ -139,18 +162,18 @@ def per_group() -> Baseline:
 
 
 def compute_advantages(rewards: Num[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """Normalise rewards over the whole batch: `(rewards - mean) / (population std + 1e-6)`, in float64.
+    """Normalise rewards over the whole batch: `(rewards - mean) / population std`, in float64.
 
-    Equal rewards give zeros.
+    Equal rewards give zeros, and a reward in other units gives the same advantages.
 
     Example:
         >>> compute_advantages(torch.tensor([1.0, 3.0]))
-        tensor([-1.0000,  1.0000])
+        tensor([-1.,  1.])
 
-    Source: ddpo-pytorch, `train.py` (there with eps 1e-8).
+    Source: ddpo-pytorch, `train.py`. Deviation: there 1e-8 is added to the std, whatever the reward's units.
     """
     exact = rewards.double()
-    return ((exact - exact.mean()) / (exact.std(correction=0) + _EPS)).float()
+    return _standardised(exact, exact).float()
 
 
 def within_prompts(
@@ -173,6 +196,33 @@ def within_prompts(
     return results
 
 
+def remember_differences(
+    remembered: Sequence[float], values: Num[Tensor, " batch"]
+) -> tuple[list[float], Float[Tensor, ""]]:
+    """Add the differences of values from their mean to those of earlier epochs, and take the spread of all.
+
+    What lies further outside the middle 90 % of all than that is wide is moved to there first. Of values that are
+    nearly always the same, nothing is moved: the rare ones are what there is to learn from.
+
+    Returns:
+        The differences, of which those of `values` are the last, and their population standard deviation.
+
+    Example:
+        >>> remember_differences([-3.0, 3.0], torch.tensor([4.0, 6.0]))
+        ([-3.0, 3.0, -1.0, 1.0], tensor(2.2361, dtype=torch.float64))
+
+    Source: Tukey 1977, whose fences stand around the middle half.
+    """
+    exact = values.cpu().double()
+    median = exact.quantile(0.5)
+    of_run = torch.cat([torch.tensor(remembered, dtype=torch.float64), exact - median])
+    low, high = torch.quantile(of_run, torch.tensor(_MIDDLE, dtype=torch.float64))
+    width = high - low
+    fenced = exact.clamp(median + low - width, median + high + width) if width > 0 else exact
+    differences = [*remembered, *(fenced - fenced.mean()).tolist()][-max(_REMEMBERED, len(exact)) :]
+    return differences, torch.tensor(differences, dtype=torch.float64).std(correction=0)
+
+
 def _remember(
     state: ObjectiveState, prompts: Sequence[str], rewards: Tensor, buffer_size: int
 ) -> Mapping[str, list[float]]:
@@ -182,6 +232,26 @@ def _remember(
     return updated
 
 
-def _moments(rewards: Sequence[float]) -> tuple[float, float]:
-    values = torch.tensor(rewards, dtype=torch.float64)
-    return values.mean().item(), values.std(correction=0).item()
+def _standardised(rewards: Tensor, compared: Tensor) -> Tensor:
+    return _divide(rewards - compared.mean(), compared.std(correction=0), compared)
+
+
+def _divide(differences: Tensor, spread: Tensor, rewards: Tensor) -> Tensor:
+    """Divide by a spread, or by what float32 can tell apart where that is more; 0 by 0 is 0."""
+    unit = spread.clamp(min=_RESOLUTION * rewards.double().square().mean().sqrt())
+    return differences / unit if unit > 0 else torch.zeros_like(differences)
+
+
+def _prompt_effects(deviations: Mapping[str, Sequence[float]], prompts: Sequence[str]) -> Float[Tensor, " batch"]:
+    """How much more than the others each prompt brings, shrunk by how little is known of it."""
+    means = {prompt: fmean(own) for prompt, own in deviations.items()}
+    freedom = sum(len(own) - 1 for own in deviations.values())
+    if len(deviations) < 2 or freedom == 0:
+        return torch.zeros(len(prompts), dtype=torch.float64)
+    within = sum((value - means[prompt]) ** 2 for prompt, own in deviations.items() for value in own) / freedom
+    sampling = within * fmean(1 / len(own) for own in deviations.values())
+    between = max(0.0, variance(means.values()) - sampling)
+    if between == 0:
+        return torch.zeros(len(prompts), dtype=torch.float64)
+    shrunk = {prompt: mean * between / (between + within / len(deviations[prompt])) for prompt, mean in means.items()}
+    return torch.tensor([shrunk.get(prompt, 0.0) for prompt in prompts], dtype=torch.float64)

@@ -97,7 +97,7 @@ def ddpo_is(*, clip_range: float = 1e-4, **options: Unpack[GradientOptions]) -> 
         >>> from ddpo_core import per_epoch
         >>> objective = ddpo_is(clip_range=1e-4, advantages=per_epoch(), kl_weight=0.1)
         >>> objective.weigh({}, ["a cat", "a dog"], torch.tensor([1.0, 3.0]))
-        ({}, tensor([-1.0000,  1.0000]))
+        ({}, tensor([-1.,  1.]))
 
     Source: Black et al. 2023, section 4.3; ddpo-pytorch, `train.py`.
     """

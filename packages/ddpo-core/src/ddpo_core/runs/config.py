@@ -33,11 +33,11 @@ class _Options(BaseModel):
 class _GradientOptions(_Options):
     baseline: Literal["prompt", "epoch", "run", "group"] = Field(
         "prompt",
-        description="what rewards are compared with: the history of their prompt, the epoch, the epoch in units of the "
-        "run's spread, or their prompt in the epoch",
+        description="what rewards are compared with: the history of their prompt, the epoch, what their prompt is "
+        "expected to bring in the epoch in units of the run's spread, or their prompt in the epoch",
     )
     buffer_size: PositiveInt | None = Field(
-        None, description="baselines prompt and run: rewards remembered per prompt; left out: 32"
+        None, description="baselines prompt and run: rewards remembered per prompt; left out: 32 and 16"
     )
     min_count: PositiveInt | None = Field(
         None,
@@ -230,7 +230,7 @@ FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
         "learning_rate_half_life": 60.0,
         "lora_rank": 8,
         "guidance_scale": 1.0,
-        "objective": {"clip_range": 2e-3, "baseline": "run", "buffer_size": 128},
+        "objective": {"baseline": "run"},
         "fit": {
             "num_steps": 5,
             "updates_per_epoch": 8,
