@@ -75,7 +75,6 @@ def one_epoch() -> Callable[[], object]:
 def train_with_a_plugin() -> Callable[[], object]:
     """`ddpo train --reward my_plugin:score` on the embedded model, as short as it can be."""
     # Under the tracer, what these import would take most of a minute.
-    import inflect  # noqa: F401
     import peft  # noqa: F401
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline  # noqa: F401
 

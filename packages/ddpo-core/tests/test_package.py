@@ -18,8 +18,9 @@ def _loaded_by(statement):
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_importing_the_package_imports_nothing_heavy():
-    assert _loaded_by("import ddpo_core; dir(ddpo_core); ddpo_core.prompt_set") == "[]"
+def test_importing_the_package_and_making_prompts_imports_nothing_heavy():
+    prompts = "assert len(ddpo_core.prompt_set('animals_activities')) == 135"
+    assert _loaded_by(f"import ddpo_core; dir(ddpo_core); {prompts}") == "[]"
 
 
 def test_that_test_can_fail():

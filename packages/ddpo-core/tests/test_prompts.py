@@ -1,5 +1,6 @@
 """Prompt sets: the paper's numbers, and files that people write."""
 
+import inflect
 import pytest
 
 from ddpo_core import DDPOError, PromptSet, as_prompt_set, draw_prompts, generator, list_prompt_sets, prompt_set
@@ -23,6 +24,12 @@ def test_articles_and_plurals_are_english():
     assert {"an octopus", "a unicorn"} <= set(prompt_set("unseen_animals").prompts)
     assert "a cat washing dishes" in prompt_set("animals_activities").prompts
     assert {"one mouse", "two mice", "nine foxes", "three wolves"} <= set(prompt_set("counting").prompts)
+
+
+@pytest.mark.parametrize("name", ["simple_animals", "unseen_animals", "unseen_objects"])
+def test_articles_are_those_of_inflect(name):
+    prompts = prompt_set(name).prompts
+    assert prompts == tuple(inflect.engine().a(prompt.split(maxsplit=1)[1]) for prompt in prompts)
 
 
 def test_training_and_unseen_prompts_do_not_meet():

@@ -125,11 +125,16 @@ def _plain(prompts: Iterable[str]) -> PromptSet:
 
 
 def _named(nouns: Sequence[str]) -> PromptSet:
-    return _plain(_english().a(noun) for noun in nouns)
+    return _plain(_one(noun) for noun in nouns)
 
 
 def _acting(nouns: Sequence[str], activities: Sequence[str]) -> PromptSet:
-    return _plain(f"{_english().a(noun)} {activity}" for noun, activity in product(nouns, activities))
+    return _plain(f"{_one(noun)} {activity}" for noun, activity in product(nouns, activities))
+
+
+def _one(noun: str) -> str:
+    # As inflect says of every word of the vocabulary; it takes longer to import than to train an epoch.
+    return f"{'an' if noun[0] in 'aeiou' and noun != 'unicorn' else 'a'} {noun}"
 
 
 def _counted(nouns: Sequence[str]) -> PromptSet:
