@@ -1,21 +1,25 @@
-"""Tiny random pipelines of the real classes: what the tests train, save and load instead of mocks."""
+"""Tiny random pipelines of the real classes: what the tests train, save and load instead of mocks.
+
+The libraries are imported where they are used: this file is also read by the process that only hands out the tests,
+and all others would wait for it.
+"""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    EulerDiscreteScheduler,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
 from hypothesis import settings
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+if TYPE_CHECKING:
+    from diffusers import (
+        AutoencoderKL,
+        StableDiffusionPipeline,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel
 
 # Deadlines measure the machine, not the code.
 settings.register_profile("ddpo", deadline=None)
@@ -35,8 +39,11 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_pipeline(tokenizer_folder: Path) -> Callable[..., StableDiffusionPipeline]:
+def make_pipeline(tokenizer_folder: Path) -> "Callable[..., StableDiffusionPipeline]":
     """Make an untrained pipeline of 16x16 pixels and 8x8x4 latents, the same at every call."""
+    import torch
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTokenizer
 
     def make(**scheduler: object) -> StableDiffusionPipeline:
         with torch.random.fork_rng(devices=[]):
@@ -56,8 +63,11 @@ def make_pipeline(tokenizer_folder: Path) -> Callable[..., StableDiffusionPipeli
 
 
 @pytest.fixture(scope="session")
-def make_sdxl_pipeline(tokenizer_folder: Path) -> Callable[..., StableDiffusionXLPipeline]:
+def make_sdxl_pipeline(tokenizer_folder: Path) -> "Callable[..., StableDiffusionXLPipeline]":
     """Make an untrained pipeline of SDXL's kind: two text encoders, the size of the picture, Euler's scheduler."""
+    import torch
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
     def make(**options: object) -> StableDiffusionXLPipeline:
         tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, model_max_length=12)
@@ -92,14 +102,16 @@ def make_sdxl_pipeline(tokenizer_folder: Path) -> Callable[..., StableDiffusionX
 
 @pytest.fixture(scope="session")
 def pipeline_folder(
-    make_pipeline: Callable[..., StableDiffusionPipeline], tmp_path_factory: pytest.TempPathFactory
+    make_pipeline: "Callable[..., StableDiffusionPipeline]", tmp_path_factory: pytest.TempPathFactory
 ) -> str:
     folder = tmp_path_factory.mktemp("pipeline")
     make_pipeline().save_pretrained(folder)
     return str(folder)
 
 
-def _unet(**options: object) -> UNet2DConditionModel:
+def _unet(**options: object) -> "UNet2DConditionModel":
+    from diffusers import UNet2DConditionModel
+
     config = {
         "sample_size": 8,
         "block_out_channels": (16, 32),
@@ -113,7 +125,9 @@ def _unet(**options: object) -> UNet2DConditionModel:
     return UNet2DConditionModel(**{**config, **options})
 
 
-def _vae() -> AutoencoderKL:
+def _vae() -> "AutoencoderKL":
+    from diffusers import AutoencoderKL
+
     return AutoencoderKL(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -124,11 +138,15 @@ def _vae() -> AutoencoderKL:
     )
 
 
-def _text_encoder() -> CLIPTextModel:
+def _text_encoder() -> "CLIPTextModel":
+    from transformers import CLIPTextModel
+
     return CLIPTextModel(_text_config())
 
 
-def _text_config(**options: object) -> CLIPTextConfig:
+def _text_config(**options: object) -> "CLIPTextConfig":
+    from transformers import CLIPTextConfig
+
     return CLIPTextConfig(
         vocab_size=54,
         hidden_size=16,
