@@ -18,7 +18,7 @@ from observe import read_history
 from runs import Run, all_runs, read_observed
 
 from ddpo_core import assess
-from ddpo_core.gaming.monitors import EVIDENCE
+from ddpo_core.gaming.measures import EVIDENCE
 from ddpo_core.runs import best_epoch
 
 FIGURE = Path(__file__).parents[2] / "docs" / "images" / "gaming.png"

@@ -18,6 +18,7 @@ from ddpo_cli.ui.live import View, epoch_line, panel, shown, sparkline
 from ddpo_core import (
     EpochInfo,
     FitConfig,
+    Kept,
     Observation,
     TrainState,
     Verdict,
@@ -74,6 +75,15 @@ def test_an_epoch_is_one_line():
     line = epoch_line(view_after_two_epochs())
     assert line.startswith("epoch 2/10  queries 128  reward -1.5 ± 0.25  loss 0.5  kl 1e-06  clipped 0.1")
     assert line.endswith("5.0 s/epoch, left 0:40")
+
+
+def test_what_is_kept_is_shown_with_its_level_and_its_multiplier():
+    view = view_after_two_epochs()
+    view.kept = {"prompt_margin": Kept(0.25, 0.01, 0.2, 1.5)}
+    console = Console(file=io.StringIO(), width=120)
+    console.print(panel(view))
+    for text in (console.file.getvalue(), epoch_line(view)):
+        assert "prompt_margin 0.25 (level 0.2, multiplier 1.5)" in text
 
 
 def test_without_a_terminal_every_epoch_prints_one_plain_line():

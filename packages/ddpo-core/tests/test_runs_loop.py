@@ -422,3 +422,32 @@ def test_bars_for_a_notebook_follow_the_phases(make, capsys):
     assert "sampling" in shown
     assert "training" in shown
     list(islice(start(make, progress=tqdm_progress(disable=True)), 3))
+
+
+KEPT = {"keep": ["prompt_margin", "judge>=2"], "epochs": 3}
+
+
+def test_what_is_kept_stands_in_every_row_and_what_cannot_be_kept_is_said_once(make):
+    # Brightness is below 1, so that the level 2 is out of reach.
+    config, parts = make({**KEPT, "epochs": 9})
+    events = list(train(config, brightness, output="run", parts=parts, kept={"judge": brightness}))
+    last = read_metrics(Path("run"))[-1]["kept"]
+    assert list(last) == ["prompt_margin", "judge"]
+    assert (last["judge"]["level"], last["judge"]["multiplier"]) == (2, 20)
+    told = [event.text for event in events if isinstance(event, Noted) and "cannot be kept" in event.text]
+    assert len(told) == 1
+    assert told[0].startswith("judge cannot be kept: it is 0.")
+
+
+def test_a_run_that_keeps_something_goes_on_bit_for_bit(make):
+    judge = {"judge": brightness}
+    list(start(make, "whole", given=KEPT, kept=judge))
+    list(start(make, "run", given={**KEPT, "epochs": 2}, kept=judge))
+    list(go_on(make, given=KEPT, kept=judge))
+    assert rows() == rows("whole")
+    assert same(params("run", 3), params("whole", 3))
+
+
+def test_rewards_that_are_kept_are_those_that_the_configuration_names(make):
+    with pytest.raises(DDPOError, match=r"kept has the rewards none, config\.keep names 'judge'"):
+        next(start(make, given=KEPT))

@@ -47,6 +47,8 @@ class Judges(NamedTuple):
     reward_fn: RewardFunction
     held_out: Mapping[str, RewardFunction]
     """By reference; one that is the optimised reward is the same function, so that it is paid once."""
+    kept: Mapping[str, RewardFunction]
+    """What must not fall, likewise."""
     monitors: "tuple[Monitor, ...]"
 
 
@@ -56,12 +58,14 @@ def judges(config: "RunConfig") -> Judges:
     Raises:
         RewardError: an unknown reward, options that it does not take, or an extra that is not installed.
     """
+    from ddpo_core.runs.levels import references
+
     reward_fn = RewardFunction(build_reward(config.reward))
-    held_out = {
-        reference: reward_fn if [reference] == list(config.reward) else RewardFunction(build_reward([reference]))
-        for reference in config.held_out
-    }
-    return Judges(reward_fn, held_out, (text_monitor(),) if config.watch_text else ())
+    functions = {reference: reward_fn for reference in config.reward if len(config.reward) == 1}
+    named = dict.fromkeys([*config.held_out, *references(config.keep)])
+    functions |= {name: RewardFunction(build_reward([name])) for name in named if name not in functions}
+    held_out, kept = ({name: functions[name] for name in part} for part in (config.held_out, references(config.keep)))
+    return Judges(reward_fn, held_out, kept, (text_monitor(),) if config.watch_text else ())
 
 
 def build_reward(references: Sequence[str]) -> Reward:

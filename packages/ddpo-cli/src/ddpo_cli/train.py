@@ -36,6 +36,10 @@ EPILOG = """
 
   ddpo train --reward aesthetic --holdout clip_score --on-hack rollback
 
+  ddpo train --keep none          [dim]the reward alone, to its extreme[/dim]
+
+  ddpo train --reward aesthetic --keep prompt_margin --keep "clip_score>=97%"
+
   ddpo train --config runs/0001-jpeg_compressibility/config.toml --seed 1
 
   ddpo train --set fit.num_steps=10 --set weight_decay=0     [dim]any key of config.toml[/dim]
@@ -227,6 +231,7 @@ def _train(config: "RunConfig", place: Path | None, *, resume: bool) -> "Finishe
         with screen, handled(view.print_news) as interrupts:
             options: dict[str, Any] = {
                 "held_out": scored.held_out,
+                "kept": scored.kept,
                 "monitors": scored.monitors,
                 "parts": parts,
                 "progress": view.show_phase,

@@ -26,13 +26,13 @@ SHOWN: Mapping[str, Sequence[str]] = {
         "objective.timestep_fraction", "learning_rate", "trainable", "lora_rank", "lora_alpha", "guidance_scale",
         "seed", "device", "dtype", "gradient_checkpointing", "compile",
     ),
-    "Is the reward being gamed?": ("held_out", "on_hack", "watch_text"),
+    "Is the reward being gamed?": ("keep", "held_out", "on_hack", "watch_text"),
     "The run": ("keep_last", "tracker"),
 }  # fmt: skip
 """The keys that have a flag, by the panel of the help that shows it."""
 
 SPELT = {"objective.name": ("--algorithm",), "held_out": ("--holdout", "--held-out")}
-METAVARS = {"reward": "REF", "held_out": "REF", "on_hack": "WHAT", "trainable": "PART"}
+METAVARS = {"reward": "REF", "held_out": "REF", "keep": "REF[>=LEVEL]", "on_hack": "WHAT", "trainable": "PART"}
 
 
 class Key(NamedTuple):

@@ -14,6 +14,15 @@ from ddpo_core.checkpoint import rewind_checkpoints as rewind_checkpoints
 from ddpo_core.checkpoint import save_checkpoint as save_checkpoint
 from ddpo_core.config import FitConfig as FitConfig
 from ddpo_core.config import parse_config as parse_config
+from ddpo_core.constraints import Constraints as Constraints
+from ddpo_core.constraints import Gains as Gains
+from ddpo_core.constraints import Level as Level
+from ddpo_core.constraints import Measure as Measure
+from ddpo_core.constraints import Weighed as Weighed
+from ddpo_core.constraints import level_below as level_below
+from ddpo_core.constraints import measure_base as measure_base
+from ddpo_core.constraints import reward_measure as reward_measure
+from ddpo_core.constraints import weigh_constraints as weigh_constraints
 from ddpo_core.diffusion.export import save_lora as save_lora
 from ddpo_core.diffusion.export import save_pipeline as save_pipeline
 from ddpo_core.diffusion.models import load_policy as load_policy
@@ -33,6 +42,7 @@ from ddpo_core.gaming.measures import InitialView as InitialView
 from ddpo_core.gaming.measures import image_statistics as image_statistics
 from ddpo_core.gaming.measures import initial_kl as initial_kl
 from ddpo_core.gaming.measures import initial_view as initial_view
+from ddpo_core.gaming.measures import initial_view_measure as initial_view_measure
 from ddpo_core.gaming.measures import prompt_diversity as prompt_diversity
 from ddpo_core.gaming.monitors import Mean as Mean
 from ddpo_core.gaming.monitors import Monitor as Monitor
@@ -103,6 +113,7 @@ from ddpo_core.training import minibatches as minibatches
 from ddpo_core.training import train_epoch as train_epoch
 from ddpo_core.training import train_step as train_step
 from ddpo_core.types import EpochInfo as EpochInfo
+from ddpo_core.types import Kept as Kept
 from ddpo_core.types import Optimizer as Optimizer
 from ddpo_core.types import Params as Params
 from ddpo_core.types import Policy as Policy

@@ -97,8 +97,8 @@ def load_checkpoint(path: str | os.PathLike[str], policy: Policy, optimizer: Opt
         _check_model(folder, saved, policy)
         params = _load_like(folder / _PARAMS, policy.params)
         opt_state = _load_like(folder / _OPTIMIZER, optimizer.init(policy.params))
-        remembered = saved["objective_state"]
-        return TrainState(params, opt_state, remembered, saved["seed"], saved["epoch"], saved["queries"])
+        remembered, constraints = saved["objective_state"], saved["constraint_state"]
+        return TrainState(params, opt_state, remembered, saved["seed"], saved["epoch"], saved["queries"], constraints)
     except CheckpointError:
         raise
     except OSError as error:
@@ -313,24 +313,25 @@ def _write(folder: Path, state: TrainState, policy: Policy) -> None:
         "epoch": state.epoch,
         "queries": state.queries,
         "seed": state.seed,
-        "objective_state": _plain(state.objective_state),
+        "objective_state": _plain(state.objective_state, "the objective remembers"),
+        "constraint_state": _plain(state.constraint_state, "the constraints remember"),
         "sha256": {name: _digest(folder / name) for name in (_PARAMS, _OPTIMIZER)},
     }
     (folder / _STATE).write_text(json.dumps(described, indent=1), encoding="utf-8")
 
 
-def _plain(remembered: Mapping[str, Any]) -> Mapping[str, Any]:
+def _plain(remembered: Mapping[str, Any], whose: str) -> Mapping[str, Any]:
     """Refuse what JSON would read back as something else: a run that goes on with that is another run."""
     try:
         read_back = json.loads(json.dumps(remembered, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"the objective remembers what JSON cannot hold ({error}): want plain data") from None
+        raise CheckpointError(f"{whose} what JSON cannot hold ({error}): want plain data") from None
     if read_back != remembered:
         different = next(
             (name for name in remembered if read_back.get(name) != remembered[name]), next(iter(remembered))
         )
         raise CheckpointError(
-            f"the objective remembers under {different!r} what JSON reads back as something else (a tuple, a key that "
+            f"{whose} under {different!r} what JSON reads back as something else (a tuple, a key that "
             "is no text): want lists, and texts as keys"
         )
     return remembered

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 # A stream's number is part of the meaning of a seed: append, never reorder.
-_PURPOSES = ("noise", "prompt", "steps", "regression", "shuffle")
+_PURPOSES = ("noise", "prompt", "steps", "regression", "shuffle", "view")
 
 
 def generator(seed: int, purpose: str, *index: int) -> np.random.Generator:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddpo_core.config import FitConfig
+from ddpo_core.constraints import Constraints, Weighed, measure, weigh_constraints
 from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import DDPOError, NonFiniteError
 from ddpo_core.objectives import Minibatch, Objective
@@ -23,6 +24,7 @@ from ddpo_core.random import sample_seeds, shuffled_minibatches
 from ddpo_core.sampling import Rollout, draw_prompts, encode_once, map_rows, roll_out, split_rows
 from ddpo_core.types import (
     EpochInfo,
+    Kept,
     Metrics,
     Optimizer,
     Policy,
@@ -68,6 +70,7 @@ def fit(
     prompts: PromptSet | Sequence[str],
     objective: Objective,
     config: FitConfig,
+    constraints: Constraints | None = None,
     progress: Progress | None = None,
     processes: Processes = SINGLE,
 ) -> Iterator[tuple[TrainState, EpochInfo]]:
@@ -84,6 +87,7 @@ def fit(
         prompts: What to draw prompts from.
         objective: What training does with scored samples, for instance `ddpo_is(clip_range=1e-4)` or `rwr()`.
         config: How an epoch is sampled and trained.
+        constraints: What must not fall while the reward rises.
         progress: Called as `(phase, done, total)` within an epoch.
         processes: The processes that share the work.
 
@@ -113,6 +117,7 @@ def fit(
             prompts=prompts,
             objective=objective,
             config=config,
+            constraints=constraints,
             progress=progress,
             processes=processes,
         )
@@ -128,6 +133,7 @@ def train_epoch(
     prompts: PromptSet | Sequence[str],
     objective: Objective,
     config: FitConfig,
+    constraints: Constraints | None = None,
     progress: Progress | None = None,
     processes: Processes = SINGLE,
 ) -> tuple[TrainState, EpochInfo]:
@@ -138,19 +144,22 @@ def train_epoch(
     # Of the whole epoch, of all processes; consecutive samples share a prompt where they form a group.
     groups = [index // config.samples_per_prompt for index in range(samples)]
     drawn = draw_prompts(as_prompt_set(prompts), seed=state.seed, epoch=state.epoch, indices=groups)
+    seeds = sample_seeds(state.seed, state.epoch, owned[processes.rank])
     rollout = roll_out(
         policy,
         state.params,
         reward_fn,
         pick_prompts(drawn, owned[processes.rank]),
-        seeds=sample_seeds(state.seed, state.epoch, owned[processes.rank]),
+        seeds=seeds,
         num_steps=config.num_steps,
         batch_size=config.sample_batch_size,
         reward_workers=config.reward_workers,
         progress=progress,
     )
     scores = _in_global_order(processes.gather(rollout.scores), owned)
-    remembered, of_all = objective.weigh(state.objective_state, drawn.prompts, scores)
+    began = time.perf_counter()
+    weighed = _weigh(state, constraints, rollout, seeds, scores, owned, processes)
+    remembered, of_all = objective.weigh(state.objective_state, drawn.prompts, weighed.scores)
     advantages, trajectories = of_all[list(owned[processes.rank])], rollout.trajectories
     start, device, trained = time.perf_counter(), trajectories.latents.device, state
     on_device = advantages.to(device, non_blocking=True)
@@ -174,9 +183,16 @@ def train_epoch(
         )
         logged.append(metrics)
     told = _read(trained, logged, processes)
-    after = replace(trained, objective_state=remembered, epoch=state.epoch + 1, queries=state.queries + samples)
-    seconds = time.perf_counter() - start
-    return after, _describe(after, rollout, owned[processes.rank], scores, advantages, told, seconds)
+    seconds = {"seconds_constraints": start - began} if constraints else {}
+    told = {**told, **seconds, "seconds_training": time.perf_counter() - start}
+    after = replace(
+        trained,
+        objective_state=remembered,
+        constraint_state=weighed.state,
+        epoch=state.epoch + 1,
+        queries=state.queries + samples,
+    )
+    return after, _describe(after, rollout, owned[processes.rank], scores, advantages, weighed.kept, told)
 
 
 def minibatches(
@@ -296,6 +312,23 @@ def _in_global_order(gathered: Float[Tensor, "processes own"], owned: Sequence[S
     return gathered.flatten()[torch.tensor(owned).flatten().argsort()]
 
 
+def _weigh(
+    state: TrainState,
+    constraints: Constraints | None,
+    rollout: Rollout,
+    seeds: Sequence[int],
+    scores: Tensor,
+    owned: Sequence[Sequence[int]],
+    processes: Processes,
+) -> Weighed:
+    """Measure what is kept in the samples of all processes, and weigh it against the reward."""
+    if constraints is None:
+        return Weighed(state.constraint_state, scores, {})
+    own = measure(constraints.measures, rollout, seeds)
+    signals = {name: _in_global_order(processes.gather(signal), owned) for name, signal in own.items()}
+    return weigh_constraints(state.constraint_state, constraints, scores, signals)
+
+
 def _add(totals: Mapping[str, Tensor], metrics: Mapping[str, Tensor], share: float) -> Metrics:
     return {name: totals.get(name, 0.0) + share * value for name, value in metrics.items()}
 
@@ -335,8 +368,8 @@ def _describe(
     indices: Sequence[int],
     scores: Tensor,
     advantages: Tensor,
+    kept: Mapping[str, Kept],
     metrics: Mapping[str, float],
-    seconds_training: float,
 ) -> EpochInfo:
     exact = scores.double()
     return EpochInfo(
@@ -357,7 +390,7 @@ def _describe(
             **metrics,
             "seconds_sampling": rollout.seconds_sampling,
             "seconds_reward": rollout.seconds_reward,
-            "seconds_training": seconds_training,
         },
         tuple(indices),
+        kept,
     )

@@ -4,7 +4,7 @@ Axis names, here and in every signature: `batch` samples, `steps` denoising step
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
@@ -24,6 +24,9 @@ Conditioning = Tensor | tuple[Tensor, ...]
 
 ObjectiveState = Mapping[str, Any]
 """What an objective remembers from epoch to epoch; JSON can hold it, and reads the same back."""
+
+ConstraintState = Mapping[str, Any]
+"""What the multipliers of constraints remember from epoch to epoch; JSON can hold it, and reads the same back."""
 
 Rows = tuple[Tensor, ...]
 """What one update trains on: a NamedTuple of tensors with one entry per trained row, such as `Pairs`."""
@@ -115,6 +118,19 @@ class Policy(NamedTuple):
     lora_scale: float | None = None
 
 
+class Kept(NamedTuple):
+    """How a signal that must not fall stood in an epoch."""
+
+    value: float
+    """The mean over the samples, each up to the ceiling."""
+    error: float
+    """Its standard error."""
+    level: float
+    """What it must not fall below."""
+    multiplier: float
+    """What it was weighed with against the reward."""
+
+
 class Optimizer(NamedTuple):
     """`init(params) -> state` and `update(gradients, state, params) -> (params, state)`; neither mutates its inputs."""
 
@@ -132,6 +148,7 @@ class TrainState:
     seed: int
     epoch: int = 0
     queries: int = 0
+    constraint_state: ConstraintState = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,7 +160,8 @@ class EpochInfo:
     `advantages` are after clipping; for regression they are its weights.
     `metrics` holds `reward_mean`, `reward_std`, `reward_min`, `reward_max`, `loss`, `grad_norm`, what the loss
     function reports (`approx_kl`, `clip_fraction`, `ratio_mean`, or `denoising_error`), `kl` where it is penalised,
-    and `seconds_sampling`, `seconds_reward`, `seconds_training` (the first two overlap where rewards have threads).
+    and `seconds_sampling`, `seconds_reward`, `seconds_training` (the first two overlap where rewards have threads);
+    with constraints `seconds_constraints` as well, and `kept` says how each stood.
     """
 
     epoch: int
@@ -157,3 +175,4 @@ class EpochInfo:
     info: Mapping[str, Sequence[Any]]
     metrics: Mapping[str, float]
     indices: tuple[int, ...] = ()
+    kept: Mapping[str, Kept] = field(default_factory=dict)

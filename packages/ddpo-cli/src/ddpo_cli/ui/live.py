@@ -16,6 +16,7 @@ from rich.text import Text
 from ddpo_cli.ui.console import plain, printable
 from ddpo_core.gaming.rule import Verdict
 from ddpo_core.runs.events import Drawn, Epoch, Event, Finished, Noted, Saved, Started
+from ddpo_core.types import Kept
 
 BARS = "▁▂▃▄▅▆▇█"
 STYLES = {"ok": "green", "warning": "yellow", "hacked": "bold red"}
@@ -30,6 +31,7 @@ class View:
     epochs: int
     rewards: list[float] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    kept: Mapping[str, Kept] = field(default_factory=dict)
     epoch: int = 0
     queries: int = 0
     verdict: Verdict | None = None
@@ -70,7 +72,7 @@ class View:
     def _show_epoch(self, event: Epoch) -> None:
         before = "ok" if self.verdict is None else self.verdict.status
         self.epoch, self.queries, self.metrics = event.info.epoch, event.info.queries, event.info.metrics
-        self.verdict = event.verdict
+        self.verdict, self.kept = event.verdict, event.info.kept
         self.rewards.append(event.info.metrics["reward_mean"])
         known = self.seconds_per_epoch
         self.seconds_per_epoch = event.seconds if known is None else 0.7 * known + 0.3 * event.seconds
@@ -104,6 +106,9 @@ def panel(view: View) -> RenderableType:
     facts.add_row("reward", Text.assemble((f"{reward_text(view)}  ", "bold green"), (sparkline(view.rewards), "cyan")))
     facts.add_row("queries", str(view.queries))
     facts.add_row("update", update_text(view.metrics))
+    for name, kept in view.kept.items():
+        is_held = kept.value >= kept.level
+        facts.add_row("kept", plain(f"{name} {kept_text(kept)}", "green" if is_held else "yellow"))
     if view.verdict:
         facts.add_row("gamed?", plain(verdict_text(view.verdict), STYLES[view.verdict.status]))
     if view.picture:
@@ -121,6 +126,7 @@ def epoch_line(view: View) -> str:
         f"queries {view.queries}",
         f"reward {view.metrics['reward_mean']:.4g} ± {std:.2g}",
         update_text(view.metrics),
+        *(f"{name} {kept_text(kept)}" for name, kept in view.kept.items()),
         f"{pace}, left {time_left(view)}",
     ]
     return "  ".join(part for part in parts if part)
@@ -143,6 +149,15 @@ def update_text(metrics: Mapping[str, float]) -> str:
     """Return the health of the updates: loss, KL, share of clipped ratios, gradient norm."""
     names = {"loss": "loss", "approx_kl": "kl", "clip_fraction": "clipped", "grad_norm": "grad"}
     return "  ".join(f"{short} {metrics[name]:.2g}" for name, short in names.items() if name in metrics)
+
+
+def kept_text(kept: Kept) -> str:
+    """Return how a signal that must not fall stands, and how much it is weighed with.
+
+    >>> kept_text(Kept(0.25, 0.01, 0.2, 0.0))
+    '0.25 (level 0.2, multiplier 0)'
+    """
+    return f"{kept.value:.3g} (level {kept.level:.3g}, multiplier {kept.multiplier:.2g})"
 
 
 def verdict_text(verdict: Verdict) -> str:

@@ -10,12 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pdist
 
+from ddpo_core.constraints import Measure
 from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import DDPOError
 from ddpo_core.losses import kl_penalty
-from ddpo_core.random import gaussian_noise
-from ddpo_core.sampling import stochastic_steps, take_rows
+from ddpo_core.random import gaussian_noise, generator
+from ddpo_core.sampling import Rollout, encode_once, stochastic_steps, take_rows
 from ddpo_core.types import Params, Policy, Trajectories
+
+EVIDENCE, FAMILIARITY, MARGIN = "prompt_evidence", "familiarity", "prompt_margin"
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _DARK, _BRIGHT = 0.1, 0.9
@@ -31,6 +34,8 @@ class InitialView(NamedTuple):
     """For their prompts and against others: -1 to 1, and 0 for nothing."""
     familiarity: Float[Tensor, " batch"]
     """How well it knows such pictures: no unit, higher is more familiar."""
+    margin: Float[Tensor, " batch"]
+    """How much better it cleans them when told their prompts: 0 for no better."""
 
 
 def image_statistics(images: Float[Tensor, "batch ..."]) -> dict[str, Float[Tensor, " batch"]]:
@@ -141,10 +146,12 @@ def initial_view(
 
         evidence    = (e(other) - e(prompt)) / (e(other) + e(prompt))
         familiarity = -log e(prompt)
+        margin      = e(other) - e(prompt)
 
     A diffusion model is a classifier of what it draws: it cleans a fox better when told "a fox" than "a bear". Where
     training has given up the pictures, the prompt makes no difference any more. Before that, samples become unlike
-    what it was trained on, and it cleans them worse whatever it is told.
+    what it was trained on, and it cleans them worse whatever it is told. In a picture with little left in it, both
+    errors become small: the margin falls where their ratio does not.
 
     Args:
         policy: Its initial `params` are asked, whatever the samples were drawn with.
@@ -175,7 +182,49 @@ def initial_view(
         policy.denoising_error(policy.params, clean, noise, time, policy.encode(texts)).clamp(min=1e-30).cpu()
         for texts in (prompts, others)
     )
-    return InitialView((mistold - told) / (mistold + told), -told.log())
+    return InitialView((mistold - told) / (mistold + told), -told.log(), mistold - told)
+
+
+def initial_view_measure(policy: Policy, prompts: Sequence[str], *, batch_size: int = 8) -> Measure:
+    """Measure the `prompt_margin` and `familiarity` of samples, which need no other model, for `fit` to keep.
+
+    Args:
+        policy: Its initial `params` are asked.
+        prompts: Each sample is compared with one of these that is not its own, drawn by its seed.
+        batch_size: How many samples are looked at at once.
+
+    Raises:
+        DDPOError: If there is no other prompt to compare with.
+
+    Example:
+        >>> from ddpo_core import PromptSet, measure_base, toy
+        >>> policy = toy.policy()
+        >>> base = measure_base(policy, [initial_view_measure(policy, ["left", "right"])],
+        ...                     PromptSet(("left", "right"), ({}, {})), num_steps=4, seeds=[0, 1])
+        >>> bool((base["prompt_margin"] > 0).all())
+        True
+    """
+    unique = list(dict.fromkeys(prompts))
+    if len(unique) < 2:
+        raise DDPOError(f"prompt_margin compares prompts with each other: want at least 2, not {unique!r}")
+    remembering = policy._replace(encode=encode_once(policy.encode))
+    places = {prompt: place for place, prompt in enumerate(unique)}
+
+    def measure(rollout: Rollout, seeds: Sequence[int]) -> dict[str, Tensor]:
+        # Streams of their own: from its own seed a sample would be noised with the noise that it was drawn from.
+        streams = [generator(seed, "view") for seed in seeds]
+        own = [int(stream.integers(2**63)) for stream in streams]
+        texts, latents = rollout.prompts.prompts, rollout.trajectories.latents[:, -1]
+        steps = [int(stream.integers(1, len(unique))) for stream in streams]
+        others = [unique[(places[text] + step) % len(unique)] for text, step in zip(texts, steps, strict=True)]
+        parts = [slice(start, start + batch_size) for start in range(0, len(texts), batch_size)]
+        views = [initial_view(remembering, latents[part], texts[part], others[part], seeds=own[part]) for part in parts]
+        return {
+            MARGIN: torch.cat([view.margin for view in views]),
+            FAMILIARITY: torch.cat([view.familiarity for view in views]),
+        }
+
+    return measure
 
 
 def _statistics(images: Tensor) -> dict[str, Tensor]:

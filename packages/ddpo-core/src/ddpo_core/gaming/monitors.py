@@ -19,14 +19,19 @@ from torch import Tensor
 from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import DDPOError
 from ddpo_core.evaluation import evaluate
-from ddpo_core.gaming.measures import image_statistics, initial_kl, initial_view, prompt_diversity
+from ddpo_core.gaming.measures import (
+    EVIDENCE,
+    FAMILIARITY,
+    image_statistics,
+    initial_kl,
+    initial_view,
+    prompt_diversity,
+)
 from ddpo_core.gaming.rule import Observation, Rule, Verdict, assess
 from ddpo_core.prompts import PromptSet
 from ddpo_core.rewards import score_images
 from ddpo_core.sampling import encode_once, sample_trajectories
 from ddpo_core.types import EpochInfo, Policy, RewardFunction, TrainState
-
-EVIDENCE, FAMILIARITY = "prompt_evidence", "familiarity"
 
 
 class Mean(NamedTuple):
@@ -178,7 +183,7 @@ def initial_view_monitor(policy: Policy, *, num_samples: int = 32, batch_size: i
             seeds, prompts = zip(*(drawn[place] for place in places), strict=True)
             others = [following[prompt] for prompt in prompts]
             view = initial_view(remembering, info.latents[places], prompts, others, seeds=seeds)
-            seen.append(torch.stack(view, dim=1))
+            seen.append(torch.stack([view.evidence, view.familiarity], dim=1))
         evidence, familiarity = processes.concatenate(torch.cat(seen)).unbind(1)
         return {EVIDENCE: _mean(evidence), FAMILIARITY: _mean(familiarity)}
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 from ddpo_core.config import FitConfig, parse_config
 from ddpo_core.errors import DDPOError
 from ddpo_core.runs.folder import CONFIG
+from ddpo_core.runs.levels import parse_keep
 
 BUILTIN_MODEL = "builtin:emoji"
 VERSIONS = "versions"
@@ -163,6 +164,12 @@ class RunConfig(BaseModel):
         description="rewards that are measured on fixed prompts and seeds after every epoch and never optimised; the "
         "best checkpoint by their sum is kept",
     )
+    keep: tuple[str, ...] = Field(
+        (),
+        description="what must not fall while the reward rises, by learned multipliers: REF, REF>=NUMBER or "
+        "REF>=PERCENT% of what it is before training, for any reward, for prompt_margin (how much better the initial "
+        "model cleans a sample when told its prompt) and for familiarity (how well it cleans it); none: nothing",
+    )
     on_hack: Literal["warn", "stop", "rollback"] = Field(
         "warn",
         description="what is done when the reward is being gamed: say so, stop, or stop and take the run back to its "
@@ -217,7 +224,20 @@ class RunConfig(BaseModel):
             )
         return self
 
-    @field_validator("reward", "held_out", "tracker", mode="before")
+    @field_validator("keep")
+    @classmethod
+    def _each_is_kept_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value == ("none",):
+            return ()
+        names = [parse_keep(text).reference for text in value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice or "none" in names:
+            raise ValueError(
+                f"keep names {(twice or ['none'])[0]!r} beside another: want each signal once, or none alone"
+            )
+        return value
+
+    @field_validator("reward", "held_out", "tracker", "keep", mode="before")
     @classmethod
     def _one_is_a_list_of_one(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
@@ -230,6 +250,7 @@ FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
         "learning_rate_half_life": 60.0,
         "lora_rank": 8,
         "guidance_scale": 1.0,
+        "keep": ("prompt_margin", "familiarity"),
         "objective": {"baseline": "run"},
         "fit": {
             "num_steps": 5,

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from ddpo_core.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
+from ddpo_core.constraints import Constraints, Gains, Level, Measure
 from ddpo_core.diffusion.models import choose_dtype
 from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import DDPOError
@@ -63,6 +64,7 @@ from ddpo_core.runs.folder import (
     sample_path,
     write_text,
 )
+from ddpo_core.runs.levels import BASE_SAMPLES, find_levels, make_measures, references
 from ddpo_core.runs.log import (
     METRICS,
     append_metrics,
@@ -79,7 +81,7 @@ from ddpo_core.runs.pictures import grid, save_png, to_pil
 from ddpo_core.runs.rescue import Keeper, attach_rescue, load_reward_states
 from ddpo_core.runs.trackers import Log, Record, check_trackers, scalars, tracking
 from ddpo_core.training import fit, init
-from ddpo_core.types import EpochInfo, Params, Progress, RewardFunction, TrainState
+from ddpo_core.types import EpochInfo, Kept, Params, Progress, RewardFunction, TrainState
 
 Hold: TypeAlias = Callable[[str], AbstractContextManager[Any]]
 """What is entered while files are written, with what they are in words: the command line holds Ctrl-C back there."""
@@ -98,6 +100,7 @@ def train(
     *,
     output: str | PathLike[str] | None = None,
     held_out: Mapping[str, RewardFunction] | None = None,
+    kept: Mapping[str, RewardFunction] | None = None,
     monitors: Sequence[Monitor] = (),
     parts: Parts | None = None,
     progress: Progress | None = None,
@@ -112,6 +115,7 @@ def train(
             it has learnt is saved with the checkpoints.
         output: The folder; left out, the next number under `runs/`.
         held_out: Rewards that are measured and never optimised, under the names of `config.held_out`.
+        kept: Rewards that must not fall, under the references of `config.keep` (`levels.references`).
         monitors: What is measured of every epoch beside what always is.
         parts: The policy, prompts, optimizer and objective; left out, they are loaded as `config` says.
         progress: Called as `(phase, done, total)`; see `tqdm_progress`.
@@ -130,11 +134,13 @@ def train(
         Traceback (most recent call last):
         ddpo_core.errors.DDPOError: held_out has the rewards 'judge', config.held_out names none; name the same ones
     """
-    _check(config, held_out or {})
+    _check(config, held_out or {}, kept or {})
     loaded = parts or load_parts(config)
     config = _as_resolved(config, loaded)
     state = init(loaded.policy, loaded.optimizer, seed=config.seed)
-    job = _Job(config, loaded, reward_fn, held_out or {}, monitors, progress or _no_progress, processes, hold)
+    job = _Job(
+        config, loaded, reward_fn, held_out or {}, kept or {}, monitors, progress or _no_progress, processes, hold
+    )
     if not processes.is_writer:
         _follow(job, state)
         return
@@ -151,6 +157,7 @@ def resume(
     *,
     config: RunConfig | None = None,
     held_out: Mapping[str, RewardFunction] | None = None,
+    kept: Mapping[str, RewardFunction] | None = None,
     monitors: Sequence[Monitor] = (),
     parts: Parts | None = None,
     progress: Progress | None = None,
@@ -166,6 +173,7 @@ def resume(
         reward_fn: As for `train`.
         config: What decides the run from now on; left out, what its config.toml says.
         held_out: As for `train`.
+        kept: As for `train`.
         monitors: As for `train`.
         parts: As for `train`.
         progress: As for `train`.
@@ -177,10 +185,12 @@ def resume(
     """
     folder, checkpoint = find_checkpoint(None if target is None else Path(target))
     config = config or read_run_config(folder)
-    _check(config, held_out or {})
+    _check(config, held_out or {}, kept or {})
     loaded = parts or load_parts(config)
     config = _as_resolved(config, loaded)
-    job = _Job(config, loaded, reward_fn, held_out or {}, monitors, progress or _no_progress, processes, hold)
+    job = _Job(
+        config, loaded, reward_fn, held_out or {}, kept or {}, monitors, progress or _no_progress, processes, hold
+    )
     if not processes.is_writer:
         state = load_checkpoint(checkpoint, loaded.policy, loaded.optimizer)
         load_reward_states(folder, state.epoch, job.rewards)
@@ -207,6 +217,7 @@ class _Job:
     parts: Parts
     reward_fn: RewardFunction
     held_out: Mapping[str, RewardFunction]
+    kept: Mapping[str, RewardFunction]
     monitors: Sequence[Monitor]
     progress: Progress
     processes: Processes
@@ -215,16 +226,26 @@ class _Job:
     @property
     def rewards(self) -> dict[str, RewardFunction]:
         """All that score in this run; a held-out reward that is the optimised one is it."""
-        others = {f"held_out {name}": other for name, other in self.held_out.items() if other is not self.reward_fn}
-        return {"reward": self.reward_fn, **others}
+        others = {
+            f"{part} {name}": other for part in ("held_out", "kept") for name, other in getattr(self, part).items()
+        }
+        return {
+            "reward": self.reward_fn,
+            **{name: other for name, other in others.items() if other is not self.reward_fn},
+        }
 
 
-def _check(config: RunConfig, held_out: Mapping[str, RewardFunction]) -> None:
+def _check(config: RunConfig, held_out: Mapping[str, RewardFunction], kept: Mapping[str, RewardFunction]) -> None:
     """Refuse what can be refused before anything is loaded."""
     check_trackers(config.tracker)
-    if set(held_out) != set(config.held_out):
-        given, named = (", ".join(map(repr, names)) or "none" for names in (held_out, config.held_out))
-        raise DDPOError(f"held_out has the rewards {given}, config.held_out names {named}; name the same ones")
+    for key, functions, named in (
+        ("held_out", held_out, config.held_out),
+        ("kept", kept, references(config.keep)),
+    ):
+        if set(functions) != set(named):
+            given, wanted = (", ".join(map(repr, names)) or "none" for names in (functions, named))
+            setting = "keep" if key == "kept" else key
+            raise DDPOError(f"{key} has the rewards {given}, config.{setting} names {wanted}; name the same ones")
 
 
 def _device(parts: Parts) -> str:
@@ -346,7 +367,9 @@ def _trained(
     config, lap = job.config, time.monotonic()
     best = best_epoch(history, saved=list_checkpoints(run))
     write_model_record(run, ModelRecord(best=best))
-    for state, info, seen, samples in _epochs(job, keeper.latest):
+    levels = _levels(run, job) if config.keep else {}
+    complained: set[str] = set()
+    for state, info, seen, samples in _epochs(job, keeper.latest, _constraints(job, levels)):
         held_out, shown = _look(job, state)
         seen = replace(seen, held_out={**seen.held_out, **held_out})
         history = remember(history, seen)
@@ -356,6 +379,7 @@ def _trained(
             "queries": info.queries,
             **info.metrics,
             **({} if shown is None else {"samples_reward_mean": mean_score(shown)}),
+            **({"kept": {name: kept._asdict() for name, kept in info.kept.items()}} if info.kept else {}),
             **as_row(seen, verdict),
         }
         # An epoch counts once it is written down: one that is broken off before is computed again.
@@ -377,6 +401,9 @@ def _trained(
         yield from [] if drawn is None else [drawn]
         yield from map(Saved, saved)
         yield from map(Noted, notes)
+        for name in sorted(_out_of_reach(info) - complained):
+            complained.add(name)
+            yield Noted(_describe_out_of_reach(name, info.kept[name]))
         if _shared(verdict.status == "hacked" and config.on_hack != "warn", job.processes):
             return best, verdict
     return best, None
@@ -384,13 +411,62 @@ def _trained(
 
 def _follow(job: _Job, state: TrainState) -> None:
     """Do this process's share of the epochs that another process writes."""
-    for _ in _epochs(job, state):
+    levels = job.processes.gather_json(None)[0] if job.config.keep else {}
+    for _ in _epochs(job, state, _constraints(job, levels)):
         if _shared(False, job.processes):
             return
 
 
+def _levels(run: Path, job: _Job) -> dict[str, Level]:
+    """Read the levels that are kept, or measure them, and tell the other processes."""
+    config, parts = job.config, job.parts
+    job.progress("measuring the base", 0, BASE_SAMPLES)
+    with job.hold("the levels that are kept"):
+        levels = find_levels(
+            run,
+            config.keep,
+            _measures(job),
+            policy=parts.policy,
+            prompts=fixed_prompts(parts.prompts, BASE_SAMPLES),
+            num_steps=config.fit.num_steps,
+            batch_size=config.fit.sample_batch_size,
+            progress=lambda _, done, total: job.progress("measuring the base", done, total),
+        )
+    job.processes.gather_json({name: list(level) for name, level in levels.items()})
+    return levels
+
+
+def _measures(job: _Job) -> tuple[Measure, ...]:
+    batch_size = job.config.fit.sample_batch_size
+    return make_measures(
+        job.config.keep, job.kept, policy=job.parts.policy, prompts=job.parts.prompts, batch_size=batch_size
+    )
+
+
+def _constraints(job: _Job, levels: Mapping[str, Sequence[float]]) -> Constraints | None:
+    named = {name: Level(*level) for name, level in levels.items()}
+    return Constraints(_measures(job), named) if named else None
+
+
+def _out_of_reach(info: EpochInfo) -> set[str]:
+    """Name what is held with all that a multiplier has, and still lies below its level."""
+    limit = Gains().limit
+    return {
+        name
+        for name, kept in info.kept.items()
+        if kept.multiplier >= limit and kept.value < kept.level - 2 * kept.error
+    }
+
+
+def _describe_out_of_reach(name: str, kept: Kept) -> str:
+    return (
+        f"{name} cannot be kept: it is {kept.value:.4g}, below its level {kept.level:.4g}, although it outweighs the "
+        f"reward by {kept.multiplier:.0f} to 1; want a lower level (--keep {name}>=...), or a lower learning rate"
+    )
+
+
 def _epochs(
-    job: _Job, state: TrainState
+    job: _Job, state: TrainState, constraints: Constraints | None
 ) -> Iterator[tuple[TrainState, EpochInfo, Observation, list[Mapping[str, Any]]]]:
     """Go through the missing epochs, with what is seen in the samples of all processes; all of them have to come."""
     observer = _observer(job)
@@ -402,6 +478,7 @@ def _epochs(
         prompts=job.parts.prompts,
         objective=job.parts.objective,
         config=job.config.fit,
+        constraints=constraints,
         progress=job.progress,
         processes=job.processes,
     )

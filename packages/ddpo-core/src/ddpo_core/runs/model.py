@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from ddpo_core.checkpoint import list_checkpoints
-from ddpo_core.gaming.monitors import EVIDENCE, FAMILIARITY
+from ddpo_core.gaming.measures import EVIDENCE, FAMILIARITY
 from ddpo_core.gaming.rule import Observation, noise
 from ddpo_core.runs.folder import (
     CHECKPOINTS,

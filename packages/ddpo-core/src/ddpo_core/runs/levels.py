@@ -1,0 +1,151 @@
+"""What a run keeps while the reward rises: references with levels, measured on the initial policy and written down.
+
+prompt_margin            a little below what it is before training
+clip_score>=97%          that share of what it is before training
+llava_vqa>=0.8           as it stands
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ddpo_core.constraints import Level, Measure, level_below, measure_base, reward_measure
+from ddpo_core.errors import DDPOError
+from ddpo_core.gaming.measures import FAMILIARITY, MARGIN, initial_view_measure
+from ddpo_core.prompts import PromptSet
+from ddpo_core.runs.folder import write_text
+from ddpo_core.types import Policy, Progress, RewardFunction
+
+LEVELS = "levels.json"
+NO_OTHER_MODEL = (MARGIN, FAMILIARITY)
+"""What the initial policy sees: signals that every policy brings."""
+
+BASE_SAMPLES = 128
+
+_SLACK: Mapping[str, float] = {MARGIN: 0.3, FAMILIARITY: 1.0}
+_OTHER_SLACK = 0.25
+_WANTED = "want REF, REF>=NUMBER or REF>=PERCENT%, such as clip_score>=97%"
+
+
+class Keep(NamedTuple):
+    """A signal, and what it must not fall below."""
+
+    reference: str
+    level: float | None
+    """None: a little below what it is before training."""
+    is_share: bool
+    """Whether the level is a share of what the signal is before training."""
+
+
+def parse_keep(text: str) -> Keep:
+    """Take a reference and its level apart.
+
+    Raises:
+        DDPOError: If there is no reference, or the level is no number.
+
+    Example:
+        >>> parse_keep("clip_score>=97%")
+        Keep(reference='clip_score', level=0.97, is_share=True)
+    """
+    reference, sign, wanted = (part.strip() for part in text.partition(">="))
+    number = re.fullmatch(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*(%?)", wanted)
+    if not reference or (sign and number is None):
+        raise DDPOError(f"{text!r} is no signal with a level: {_WANTED}")
+    if number is None:
+        return Keep(reference, None, is_share=False)
+    return Keep(reference, float(number[1]) / (100 if number[2] else 1), is_share=bool(number[2]))
+
+
+def references(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the rewards that are kept: all references but those of the initial policy.
+
+    Example:
+        >>> references(["prompt_margin", "clip_score>=97%"])
+        ('clip_score',)
+    """
+    kept = (parse_keep(text).reference for text in texts)
+    return tuple(reference for reference in kept if reference not in NO_OTHER_MODEL)
+
+
+def make_measures(
+    texts: Iterable[str], rewards: Mapping[str, RewardFunction], *, policy: Policy, prompts: PromptSet, batch_size: int
+) -> tuple[Measure, ...]:
+    """Return what measures the signals that are kept."""
+    own = {parse_keep(text).reference for text in texts} & set(NO_OTHER_MODEL)
+    views = [initial_view_measure(policy, prompts.prompts, batch_size=batch_size)] if own else []
+    return (*views, *([reward_measure(rewards, batch_size=batch_size)] if rewards else []))
+
+
+def find_levels(
+    run: Path,
+    texts: Iterable[str],
+    measures: tuple[Measure, ...],
+    *,
+    policy: Policy,
+    prompts: PromptSet,
+    num_steps: int,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> dict[str, Level]:
+    """Read the levels of a run, or measure the initial policy and write them down.
+
+    Args:
+        run: The folder of the run, for its `levels.json`.
+        texts: What is kept: references with their levels.
+        measures: Of `make_measures`.
+        policy: The policy that is trained.
+        prompts: One prompt for each of the samples that are measured.
+        num_steps: The number of denoising steps.
+        batch_size: How many samples are denoised at once.
+        progress: Called as `("sampling", done, total)`.
+
+    Raises:
+        DDPOError: If a share is wanted of what is not above 0.
+    """
+    file = run / LEVELS
+    wanted = [parse_keep(text) for text in texts]
+    levels = _read(file)
+    if any(keep.reference not in levels for keep in wanted):
+        # Not from 0 on: the samples of the evaluation are never trained on, and nothing is told by them.
+        seeds = range(BASE_SAMPLES, BASE_SAMPLES + len(prompts.prompts))
+        base = measure_base(
+            policy, measures, prompts, num_steps=num_steps, seeds=seeds, batch_size=batch_size, progress=progress
+        )
+        levels = {**{keep.reference: _level(keep, base[keep.reference]) for keep in wanted}, **levels}
+        rows = {name: {**level._asdict(), "ceiling": _finite(level.ceiling)} for name, level in levels.items()}
+        write_text(file, json.dumps(rows, indent=1, allow_nan=False))
+    return {keep.reference: levels[keep.reference] for keep in wanted}
+
+
+def _level(keep: Keep, base: Tensor) -> Level:
+    if keep.level is None:
+        return level_below(base, _SLACK.get(keep.reference, _OTHER_SLACK))
+    mean = base.double().mean().item()
+    if keep.is_share and mean <= 0:
+        raise DDPOError(
+            f"keep: {keep.reference} is {mean:.4g} before training, of which {keep.level:.0%} is no level: want "
+            f"{keep.reference}>=NUMBER, or {keep.reference} alone"
+        )
+    return level_below(base, 0.0)._replace(value=keep.level * (mean if keep.is_share else 1.0), ceiling=math.inf)
+
+
+def _read(file: Path) -> dict[str, Level]:
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        return {
+            name: Level(row["value"], row["unit"], math.inf if row["ceiling"] is None else row["ceiling"])
+            for name, row in rows.items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise DDPOError(f"{str(file)!r} is damaged: delete it, and the levels are measured again") from None
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
