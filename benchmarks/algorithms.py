@@ -2,10 +2,10 @@
 
     python benchmarks/algorithms.py runs/algorithms [--jobs 2] [--seeds 3] [--epochs 24] [--threads 1]
 
-Every run has the defaults that a user of `ddpo train` gets for the algorithm on the embedded model, and the same number
-of queries. One more per reward is a control: regression that weighs all samples alike, and so knows nothing of
-the reward. Runs that are finished are not run again, and one that was stopped goes on. Each leaves its metrics.jsonl in
-a folder of its own under the results. Draws docs/images/algorithms.png (mean and range over the seeds) and prints a
+Every run has the defaults that a user of `ddpo train --keep none` gets for the algorithm on the embedded model, and the
+same number of queries. One more per reward is a control: regression that weighs all samples alike, and so knows nothing
+of the reward. Runs that are finished are not run again, and one that was stopped goes on. Each leaves its metrics.jsonl
+in a folder of its own under the results. Draws docs/images/algorithms.png (mean and range over the seeds) and prints a
 table for RESULTS.md.
 """
 
@@ -30,8 +30,8 @@ ALGORITHMS = ("ddpo-is", "ddpo-sf", "rwr", "sparse-rwr")
 CONTROL = "rwr-uniform"
 REWARDS = ("jpeg_compressibility", "jpeg_incompressibility")
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "algorithms.png"
-# What is drawn on the way teaches nothing here and costs time.
-SETTINGS = {"sample_every": 1_000_000, "checkpoint_every": 4, "keep_last": 1, "evidence_samples": 0}
+# What is drawn on the way teaches nothing here and costs time; with constraints, it is not the algorithm that decides.
+SETTINGS = {"keep": "none", "sample_every": 1_000_000, "checkpoint_every": 4, "keep_last": 1, "evidence_samples": 0}
 
 
 class Run(NamedTuple):
