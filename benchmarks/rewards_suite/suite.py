@@ -1,0 +1,184 @@
+"""Whether `ddpo train` at its defaults learns rewards of all kinds, and leaves be where there is nothing to learn.
+
+    python benchmarks/rewards_suite/suite.py runs/rewards-suite [--jobs 2] [--seeds 3] [--set keep=none]
+
+Trains every reward with every seed at the defaults of the embedded model, draws the same 256 prompts and seeds before
+and after, and prints a table for RESULTS.md: the change of the reward in units of its spread between pictures, the
+Wilcoxon signed-rank z of its paired differences (above 2: it rose; below -2: it fell), and what the judge recognises,
+which nothing here is trained on but `recognition` and `recognition_and_contrast`. Finished runs are not run again.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+REWARDS = (
+    "jpeg_compressibility", "jpeg_incompressibility", "redness", "brightness", "roughness", "symmetry", "recognition",
+    "recognition_and_contrast", "sparse", "tiny", "huge", "noise",
+)  # fmt: skip
+CANNOT_RISE = ("noise",)
+SAMPLES, FIRST_SEED = 256, 10_000
+RESULT = "suite.json"
+
+
+class Run(NamedTuple):
+    """One run of the suite."""
+
+    reward: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"{self.reward}-{self.seed}"
+
+
+def main() -> None:
+    """Train what is missing, or one run alone, and print the table."""
+    options = _parse()
+    if options.only:
+        _train(next(run for run in _runs(options) if run.name == options.only), options)
+        return
+    options.results.mkdir(parents=True, exist_ok=True)
+    missing = [run for run in _runs(options) if not (options.results / run.name / RESULT).is_file()]
+    failed, start = [], time.perf_counter()
+    with ThreadPoolExecutor(options.jobs) as pool:
+        waiting = {pool.submit(_train_apart, run, options): run for run in missing}
+        for done, future in enumerate(as_completed(waiting), 1):
+            failed += [waiting[future].name] if future.result() else []
+            left = (time.perf_counter() - start) / done * (len(missing) - done) / 60
+            print(f"{done}/{len(missing)} {waiting[future].name}, {left:.0f} min left", file=sys.stderr, flush=True)
+    print(_table(options))
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}; see their .log in {options.results}")
+
+
+def signed_rank(differences: torch.Tensor) -> float:
+    """Return the z of Wilcoxon's signed-rank test, which no outlier moves; 0 where nothing differs."""
+    exact = differences[differences != 0].double()
+    if len(exact) == 0:
+        return 0.0
+    magnitudes, places = exact.abs().unique(return_inverse=True)
+    counts = torch.bincount(places, minlength=len(magnitudes)).double()
+    ranks = (counts.cumsum(0) - (counts - 1) / 2)[places]  # ties have the mean of their ranks
+    return ((ranks * exact.sign()).sum() / ranks.square().sum().sqrt()).item()
+
+
+def _runs(options: argparse.Namespace) -> list[Run]:
+    return [Run(reward, seed) for seed, reward in product(range(options.seeds), options.rewards)]
+
+
+def _train_apart(run: Run, options: argparse.Namespace) -> int:
+    """Train one run in a process of its own."""
+    given = [part for setting in options.set for part in ("--set", setting)]
+    command = [
+        sys.executable,
+        __file__,
+        str(options.results),
+        "--only",
+        run.name,
+        "--seeds",
+        str(options.seeds),
+        *given,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    with open(options.results / f"{run.name}.log", "a", encoding="utf-8") as log:
+        return subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
+
+
+def _train(run: Run, options: argparse.Namespace) -> None:
+    """Train one run, from where it was stopped if it was, and compare its model with the base."""
+    from ddpo_core import latest_checkpoint, runs
+    from ddpo_rewards import get_reward
+
+    sys.path.append(str(Path(__file__).parent))
+    reward = get_reward(run.reward if run.reward.startswith("jpeg") else f"suite_rewards:{run.reward}")
+    folder = options.results / run.name
+    said = dict(setting.split("=", 1) for setting in options.set)
+    config = runs.run_config({"reward": run.reward, "seed": run.seed, "device": "cpu", **said})
+    parts = runs.load_parts(config)
+    if latest_checkpoint(folder):
+        events = runs.resume(folder, reward, config=config, parts=parts)
+    else:
+        events = runs.train(config, reward, output=folder, parts=parts)
+    for event in events:
+        if isinstance(event, runs.Epoch):
+            print(event.info.epoch, f"{event.info.metrics['reward_mean']:.4g}", flush=True)
+            trained = event.state.params
+    result = _compare(parts, trained, reward, config.fit.num_steps)
+    (folder / RESULT).write_text(json.dumps(result), encoding="utf-8")
+
+
+def _compare(parts, trained, reward, num_steps: int) -> dict[str, float]:
+    from ddpo_core import evaluate
+    from ddpo_core.emoji.judge import load_judge, recognised_share
+    from ddpo_core.runs.compare import fixed_prompts
+
+    judge, prompts = load_judge(), fixed_prompts(parts.prompts, SAMPLES)
+    seeds = range(FIRST_SEED, FIRST_SEED + SAMPLES)
+    before, after = (
+        evaluate(parts.policy, params, reward, prompts, num_steps=num_steps, seeds=seeds, batch_size=32)
+        for params in (parts.policy.params, trained)
+    )
+    animals = [prompt.split(" ", 1)[1] for prompt in prompts.prompts]
+    change = after.scores.double() - before.scores.double()
+    return {
+        "before": before.scores.double().mean().item(),
+        "after": after.scores.double().mean().item(),
+        "change_in_spreads": (change.mean() / before.scores.double().std()).item(),
+        "z": signed_rank(change),
+        "judge_before": recognised_share(judge, before.images, animals),
+        "judge_after": recognised_share(judge, after.images, animals),
+        "pixels": (after.images - before.images).square().mean().sqrt().item(),
+    }
+
+
+def _table(options: argparse.Namespace) -> str:
+    lines = ["| reward | seed | before | after | change in spreads | z | judge before | after | pixels moved |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    results = {
+        run: json.loads((options.results / run.name / RESULT).read_text(encoding="utf-8"))
+        for run in sorted(_runs(options), key=lambda run: (options.rewards.index(run.reward), run.seed))
+        if (options.results / run.name / RESULT).is_file()
+    }
+    for run, found in results.items():
+        lines.append(
+            f"| {run.reward} | {run.seed} | {found['before']:.4g} | {found['after']:.4g} "
+            f"| {found['change_in_spreads']:+.2f} | {found['z']:+.1f} | {found['judge_before']:.1%} "
+            f"| {found['judge_after']:.1%} | {found['pixels']:.3f} |"
+        )
+    can_rise = [found["z"] for run, found in results.items() if run.reward not in CANNOT_RISE]
+    rose, fell = _count(can_rise, lambda z: z > 2), _count([found["z"] for found in results.values()], lambda z: z < -2)
+    return "\n".join([*lines, "", f"rose: {rose} of {len(can_rise)} that can; fell: {fell} of {len(results)}"])
+
+
+def _count(values: Sequence[float], is_one) -> int:
+    return sum(map(is_one, values))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="where the runs lie; given again, what is missing is trained")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--threads", type=int, default=1, help="of each run")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rewards", nargs="+", choices=REWARDS, default=REWARDS)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a key outside tables, such as keep=none"
+    )
+    parser.add_argument("--only", help="train this run, in this process")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
