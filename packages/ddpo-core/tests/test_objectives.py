@@ -9,6 +9,7 @@ from ddpo_core import (
     DDPOError,
     FitConfig,
     Minibatch,
+    Pairs,
     adamw,
     ddpo_is,
     ddpo_is_loss,
@@ -24,6 +25,7 @@ from ddpo_core import (
     rwr_weights,
     sample_trajectories,
     sparse_rwr,
+    timestep_weights,
     toy,
     train_step,
     within_prompts,
@@ -222,6 +224,43 @@ def test_a_window_of_steps_moves_with_the_epochs():
     ]
     # Three steps are stochastic, so a window of two has two places.
     assert steps == [[0, 1], [0, 1], [1, 2], [0, 1]]
+
+
+def test_steps_weigh_as_much_as_their_noise_against_the_slope_of_their_mean():
+    # std / |output weight| is 5, 1 and 0.5, whose mean is 6.5 / 3; the last step has no noise.
+    column = torch.ones(4)
+    output_weight, std = torch.tensor([-0.2, 0.5, 1.0, 1.0]), torch.tensor([1.0, 0.5, 0.5, 0.0])
+    steps = Timesteps(torch.arange(4), column, output_weight, column, column, column, std)
+    expected = torch.tensor([5.0, 1.0, 0.5, 0.0]) * 3 / 6.5
+    torch.testing.assert_close(timestep_weights(steps, (0, 1, 2)), expected)
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 0.5])
+def test_weighing_the_steps_is_weighing_their_advantages_and_nothing_else(kl_weight):
+    policy = toy.policy()
+    sampled = sample_trajectories(policy, policy.params, ["left", "right"], num_steps=4, seeds=[0, 1])
+    advantages, weights = torch.tensor([1.0, -2.0]), timestep_weights(sampled.timesteps, sampled.stochastic)
+    for sample, step in ((0, 0), (1, 2)):
+        pair = Pairs(torch.tensor([sample]), torch.tensor([step]))
+        arguments = (policy, policy.params, sampled)
+        weighed = ddpo_is(timestep_weighting="noise", kl_weight=kl_weight).loss(*arguments, advantages, pair)[0]
+        plain = ddpo_is(kl_weight=kl_weight).loss(*arguments, advantages * weights[step], pair)[0]
+        torch.testing.assert_close(weighed, plain)
+        assert weighed != ddpo_is(kl_weight=kl_weight).loss(*arguments, advantages, pair)[0]
+
+
+def test_weighed_steps_bring_more_equal_noise():
+    policy = toy.policy()
+    sampled = sample_trajectories(policy, policy.params, ["left"] * 64, num_steps=10, seeds=range(64))
+    leaves = {"last": policy.params["last"].clone().requires_grad_()}
+    squares = []
+    for step in sampled.stochastic:
+        scores = replay_log_probs(policy, {**policy.params, **leaves}, sampled, [step])[:, 0]
+        gradients = torch.stack([torch.autograd.grad(score, leaves["last"], retain_graph=True)[0] for score in scores])
+        squares.append(gradients.flatten(1).square().sum(1).mean())
+    noise = torch.stack(squares)
+    weighed = noise * timestep_weights(sampled.timesteps, sampled.stochastic)[list(sampled.stochastic)].square()
+    assert noise.max() / noise.min() > 1.5 * weighed.max() / weighed.min()
 
 
 def test_what_regression_cannot_train_is_one_clear_line():

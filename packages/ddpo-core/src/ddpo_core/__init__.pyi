@@ -78,6 +78,7 @@ from ddpo_core.objectives import policy_gradient as policy_gradient
 from ddpo_core.objectives import regression as regression
 from ddpo_core.objectives import rwr as rwr
 from ddpo_core.objectives import sparse_rwr as sparse_rwr
+from ddpo_core.objectives import timestep_weights as timestep_weights
 from ddpo_core.optim import Schedule as Schedule
 from ddpo_core.optim import adamw as adamw
 from ddpo_core.optim import constant as constant

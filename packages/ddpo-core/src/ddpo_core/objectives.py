@@ -6,7 +6,7 @@ of log-probabilities of your own `policy_gradient` makes one, of weights of your
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypedDict, Unpack
+from typing import Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from ddpo_core.errors import DDPOError
 from ddpo_core.losses import ddpo_is_loss, ddpo_sf_loss, kl_penalty, rwr_loss, rwr_weights, sparse_rwr_weights
 from ddpo_core.random import generator
 from ddpo_core.sampling import stochastic_steps, take_rows, transition_log_prob
-from ddpo_core.types import LossFunction, Metrics, ObjectiveState, Params, Policy, Rows, Trajectories
+from ddpo_core.types import LossFunction, Metrics, ObjectiveState, Params, Policy, Rows, Timesteps, Trajectories
 
 
 class Minibatch(NamedTuple):
@@ -81,6 +81,7 @@ class GradientOptions(TypedDict, total=False):
     timestep_fraction: float
     timestep_window: int
     timestep_window_epochs: int
+    timestep_weighting: Literal["equal", "noise"]
 
 
 def ddpo_is(*, clip_range: float = 1e-4, **options: Unpack[GradientOptions]) -> Objective:
@@ -192,6 +193,7 @@ def policy_gradient(
     timestep_fraction: float = 1.0,
     timestep_window: int = 0,
     timestep_window_epochs: int = 1,
+    timestep_weighting: Literal["equal", "noise"] = "equal",
 ) -> Objective:
     """Train replayed log-probabilities with advantages: DDPO with a loss of your own.
 
@@ -203,6 +205,7 @@ def policy_gradient(
         timestep_fraction: Share of the steps that is trained, drawn anew for each sample; above 0 and at most 1.
         timestep_window: Train only this many consecutive steps at a time, first the noisiest; 0 trains all.
         timestep_window_epochs: Epochs until the window moves on by one step.
+        timestep_weighting: `"equal"` as in the paper, or `"noise"`: `timestep_weights`.
 
     Raises:
         DDPOError: If an option is out of range; and by its `check`, if every step of the policy is deterministic.
@@ -244,7 +247,10 @@ def policy_gradient(
         conditioning = take_rows(trajectories.conditioning, trajectories.prompt_index[samples])
         transition = policy.transition(params, latents, step, conditioning)
         log_probs = transition_log_prob(transition, trajectories.latents[samples, steps + 1])
-        policy_loss, metrics = loss_fn(log_probs, trajectories.log_probs[samples, steps], advantages[samples])
+        weighed = advantages[samples]
+        if timestep_weighting == "noise":
+            weighed = weighed * timestep_weights(trajectories.timesteps, trajectories.stochastic)[steps]
+        policy_loss, metrics = loss_fn(log_probs, trajectories.log_probs[samples, steps], weighed)
         if kl_weight == 0:
             return policy_loss, metrics
         with torch.no_grad():
@@ -253,6 +259,34 @@ def policy_gradient(
         return policy_loss + kl_weight * kl, {**metrics, "kl": kl.detach()}
 
     return Objective(_check_stochastic, weigh, choose, loss)
+
+
+def timestep_weights(timesteps: Timesteps, stochastic: Sequence[int]) -> Float[Tensor, " steps"]:
+    """Weigh the steps of a sampler so that each brings about as much noise to a policy gradient.
+
+        weight_k ~ std_k / |output_weight_k|,     averaging 1 over the stochastic steps; 0 for the others
+
+    The mean of a step moves by `output_weight_k` with the network's output, so that the gradient of its log-probability
+    is steep as `|output_weight_k| / std_k`: steepest in the last steps of a diffusion model, which hardly decide what
+    is drawn. As they are, theirs is nearly all of the gradient's variance and the smallest part of its signal.
+
+    Args:
+        timesteps: Of the sampler.
+        stochastic: The steps that have noise.
+
+    Example:
+        >>> from ddpo_core import toy
+        >>> weights = timestep_weights(toy.policy().timesteps(4), (0, 1, 2))
+        >>> weights.sum(), weights[3]
+        (tensor(3.), tensor(0.))
+
+    Source: He et al. 2025 (TempFlow-GRPO), section 4.2, weighs by the noise level; dividing by the slope is ours.
+    """
+    places = list(stochastic)
+    noise = timesteps.std[places] / timesteps.output_weight[places].abs()
+    weights = torch.zeros_like(timesteps.std)
+    weights[places] = noise / noise.mean()
+    return weights
 
 
 def regression(weight_fn: Callable[[Sequence[str], Tensor], Tensor], *, timestep_fraction: float = 1.0) -> Objective:

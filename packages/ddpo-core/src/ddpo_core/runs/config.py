@@ -53,6 +53,11 @@ class _GradientOptions(_Options):
         0, ge=0, description="train only this many consecutive steps at a time, first the noisiest; 0 trains all"
     )
     timestep_window_epochs: PositiveInt = Field(1, description="epochs until the window moves on by one step")
+    timestep_weighting: Literal["equal", "noise"] = Field(
+        "equal",
+        description="how much each step counts: all alike as in the paper, or so that each brings as much noise to the "
+        "gradient, of which the last steps bring nearly all otherwise",
+    )
 
     @model_validator(mode="after")
     def _no_option_is_idle(self) -> "_GradientOptions":
@@ -246,12 +251,12 @@ class RunConfig(BaseModel):
 FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
     BUILTIN_MODEL: {
         "epochs": 66,
-        "learning_rate": 2.2e-3,
+        "learning_rate": 1.1e-3,
         "learning_rate_half_life": 60.0,
         "lora_rank": 8,
         "guidance_scale": 1.0,
         "keep": ("prompt_margin", "familiarity"),
-        "objective": {"baseline": "run"},
+        "objective": {"baseline": "run", "timestep_weighting": "noise"},
         "fit": {
             "num_steps": 5,
             "updates_per_epoch": 8,
