@@ -226,6 +226,15 @@ def test_a_window_of_steps_moves_with_the_epochs():
     assert steps == [[0, 1], [0, 1], [1, 2], [0, 1]]
 
 
+def test_a_window_that_does_not_move_trains_the_noisiest_steps_for_ever():
+    policy = toy.policy()
+    sampled = sample_trajectories(policy, policy.params, ["left"], num_steps=4, seeds=[0])
+    objective = ddpo_sf(timestep_window=2, timestep_window_epochs=0)
+    for epoch in (0, 1, 100):
+        pairs = objective.choose(policy, sampled, torch.ones(1), Minibatch([0], [0], 0, epoch))
+        assert pairs.steps.tolist() == [0, 1]
+
+
 def test_steps_weigh_as_much_as_their_noise_against_the_slope_of_their_mean():
     # std / |output weight| is 5, 1 and 0.5, whose mean is 6.5 / 3; the last step has no noise.
     column = torch.ones(4)

@@ -204,7 +204,7 @@ def policy_gradient(
         kl_weight: Weight of the KL divergence to the initial policy (`kl_penalty`), at least 0.
         timestep_fraction: Share of the steps that is trained, drawn anew for each sample; above 0 and at most 1.
         timestep_window: Train only this many consecutive steps at a time, first the noisiest; 0 trains all.
-        timestep_window_epochs: Epochs until the window moves on by one step.
+        timestep_window_epochs: Epochs until the window moves on by one step; 0: it stays on the noisiest.
         timestep_weighting: `"equal"` as in the paper, or `"noise"`: `timestep_weights`.
 
     Raises:
@@ -226,8 +226,8 @@ def policy_gradient(
     _want(
         "timestep_window_epochs",
         timestep_window_epochs,
-        timestep_window_epochs == 1 or (timestep_window_epochs > 1 and timestep_window > 0),
-        "at least 1, and 1 without a timestep_window",
+        timestep_window_epochs == 1 or (timestep_window_epochs >= 0 and timestep_window > 0),
+        "at least 0, and 1 without a timestep_window",
     )
 
     def weigh(state: ObjectiveState, prompts: Sequence[str], scores: Tensor) -> tuple[ObjectiveState, Tensor]:
@@ -235,7 +235,8 @@ def policy_gradient(
         return updated, compared.clamp(-advantage_clip, advantage_clip)
 
     def choose(policy: Policy, trajectories: Trajectories, advantages: Tensor, minibatch: Minibatch) -> Pairs:
-        steps = _window(trajectories.stochastic, timestep_window, minibatch.epoch // timestep_window_epochs)
+        moves = minibatch.epoch // timestep_window_epochs if timestep_window_epochs else 0
+        steps = _window(trajectories.stochastic, timestep_window, moves)
         return _choose_pairs(minibatch, steps, timestep_fraction)
 
     def loss(

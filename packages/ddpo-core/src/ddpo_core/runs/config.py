@@ -52,7 +52,9 @@ class _GradientOptions(_Options):
     timestep_window: int = Field(
         0, ge=0, description="train only this many consecutive steps at a time, first the noisiest; 0 trains all"
     )
-    timestep_window_epochs: PositiveInt = Field(1, description="epochs until the window moves on by one step")
+    timestep_window_epochs: int = Field(
+        1, ge=0, description="epochs until the window moves on by one step; 0: it stays on the noisiest"
+    )
     timestep_weighting: Literal["equal", "noise"] = Field(
         "equal",
         description="how much each step counts: all alike as in the paper, or so that each brings as much noise to the "
@@ -72,7 +74,7 @@ class _GradientOptions(_Options):
                 f"min_count={self.min_count or 16} can never be reached with buffer_size={self.buffer_size or 32}: "
                 "lower the one or raise the other"
             )
-        if self.timestep_window_epochs > 1 and not self.timestep_window:
+        if self.timestep_window_epochs != 1 and not self.timestep_window:
             raise ValueError(
                 f"timestep_window_epochs={self.timestep_window_epochs} does nothing without a timestep_window: leave "
                 "it out"
@@ -256,7 +258,12 @@ FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
         "lora_rank": 8,
         "guidance_scale": 1.0,
         "keep": ("prompt_margin", "familiarity"),
-        "objective": {"baseline": "run", "timestep_weighting": "noise"},
+        "objective": {
+            "baseline": "run",
+            "timestep_weighting": "noise",
+            "timestep_window": 2,
+            "timestep_window_epochs": 0,
+        },
         "fit": {
             "num_steps": 5,
             "updates_per_epoch": 8,

@@ -27,7 +27,7 @@ NO_OTHER_MODEL = (MARGIN, FAMILIARITY)
 
 BASE_SAMPLES = 128
 
-_SLACK: Mapping[str, float] = {MARGIN: 0.3, FAMILIARITY: 1.0}
+_SLACK: Mapping[str, float] = {MARGIN: 0.45, FAMILIARITY: 1.0}
 _OTHER_SLACK = 0.25
 _WANTED = "want REF, REF>=NUMBER or REF>=PERCENT%, such as clip_score>=97%"
 
