@@ -62,7 +62,7 @@ COMMANDS = ("train", "sample", "eval", "score", "probe", "rewards")
 def examples_of(text: str) -> list[list[str]]:
     """The command lines of an epilog, word by word, without what they are explained with."""
     lines = [re.sub(r"\[dim\].*?\[/dim\]", "", line).strip() for line in text.splitlines()]
-    return [shlex.split(line.split(">")[0], comments=True) for line in lines if line.startswith("ddpo ")]
+    return [shlex.split(line.split(" > ")[0], comments=True) for line in lines if line.startswith("ddpo ")]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

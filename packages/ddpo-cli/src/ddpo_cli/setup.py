@@ -58,7 +58,7 @@ def judges(config: "RunConfig") -> Judges:
     Raises:
         RewardError: an unknown reward, options that it does not take, or an extra that is not installed.
     """
-    from ddpo_core.runs.levels import references
+    from ddpo_core.runs.config import references
 
     reward_fn = RewardFunction(build_reward(config.reward))
     functions = {reference: reward_fn for reference in config.reward if len(config.reward) == 1}

@@ -38,7 +38,7 @@ EPILOG = """
 
   ddpo train --keep none          [dim]the reward alone, to its extreme[/dim]
 
-  ddpo train --reward aesthetic --keep prompt_margin --keep "clip_score>=97%"
+  ddpo train --reward aesthetic --keep "clip_score>=97%"
 
   ddpo train --config runs/0001-jpeg_compressibility/config.toml --seed 1
 

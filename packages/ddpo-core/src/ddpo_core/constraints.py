@@ -44,9 +44,9 @@ class Gains(NamedTuple):
     """Rise of the multiplier at once, for the shortfall averaged over the last epochs."""
     integral: float = 0.1
     """Rise in every epoch in which it lasts."""
-    derivative: float = 6.0
+    derivative: float = 4.0
     """Rise while the shortfall grows, for its growth from epoch to epoch: what keeps it from overshooting."""
-    memory: float = 0.5
+    memory: float = 0.7
     """The share of the last epochs in the averaged shortfall, in [0, 1)."""
     limit: float = 20.0
     """What the multiplier stays below, above 0. At its limit, the constraint cannot be met."""

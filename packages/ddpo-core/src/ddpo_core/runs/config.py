@@ -3,11 +3,12 @@
 config = run_config({"reward": "my reward", "epochs": 8, "fit": {"num_steps": 4}})
 """
 
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
@@ -15,12 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 from ddpo_core.config import FitConfig, parse_config
 from ddpo_core.errors import DDPOError
 from ddpo_core.runs.folder import CONFIG
-from ddpo_core.runs.levels import parse_keep
 
 BUILTIN_MODEL = "builtin:emoji"
 VERSIONS = "versions"
 RECORDED = ("ddpo-cli", "ddpo-core", "ddpo-rewards", "torch", "diffusers", "transformers", "peft", "pillow", "numpy")
 
+
+NO_OTHER_MODEL = ("prompt_margin", "familiarity")
+"""What can be kept with any model and without another: what the initial policy sees (`initial_view_measure`)."""
+
+_WANTED = "want REF, REF>=NUMBER or REF>=PERCENT%, such as clip_score>=97%"
 
 _NAME = "how scored samples become updates"
 
@@ -252,12 +257,12 @@ class RunConfig(BaseModel):
 
 FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
     BUILTIN_MODEL: {
-        "epochs": 66,
+        "epochs": 50,
         "learning_rate": 1.1e-3,
-        "learning_rate_half_life": 60.0,
+        "learning_rate_half_life": 30.0,
         "lora_rank": 8,
         "guidance_scale": 1.0,
-        "keep": ("prompt_margin", "familiarity"),
+        "keep": NO_OTHER_MODEL,
         "objective": {
             "baseline": "run",
             "timestep_weighting": "noise",
@@ -283,13 +288,18 @@ FOR_ALGORITHM: Mapping[str, Mapping[str, Any]] = {
 regression are those of the reference (jannerm/ddpo, pipeline/run-*.sh)."""
 
 FOR_MODEL_AND_ALGORITHM: Mapping[tuple[str, str], Mapping[str, Any]] = {
-    (BUILTIN_MODEL, "ddpo-sf"): {"learning_rate": 6e-3},
+    (BUILTIN_MODEL, "ddpo-sf"): {"learning_rate": 3e-3},
     (BUILTIN_MODEL, "rwr"): {
         "learning_rate": 5e-4,
+        "learning_rate_half_life": 60.0,
         "objective": {"inverse_temperature": 4.0},
         "fit": {"passes_per_epoch": 1},
     },
-    (BUILTIN_MODEL, "sparse-rwr"): {"learning_rate": 5e-4, "fit": {"passes_per_epoch": 5}},
+    (BUILTIN_MODEL, "sparse-rwr"): {
+        "learning_rate": 5e-4,
+        "learning_rate_half_life": 60.0,
+        "fit": {"passes_per_epoch": 5},
+    },
 }
 """What differs from both for an algorithm on a model: one update per epoch bears a higher rate; regression needs fewer
 passes than the reference makes, and weights that tell rewards of a few tenths of a kilobyte apart."""
@@ -305,6 +315,46 @@ FREE_TO_CHANGE = frozenset(
     }
 )  # fmt: skip
 """What may change when a run is resumed, and leaves it the same run, but for the rounding of other batch sizes."""
+
+
+class Keep(NamedTuple):
+    """A signal, and what it must not fall below."""
+
+    reference: str
+    level: float | None
+    """None: a little below what it is before training."""
+    is_share: bool
+    """Whether the level is a share of what the signal is before training."""
+
+
+def parse_keep(text: str) -> Keep:
+    """Take a reference and its level apart.
+
+    Raises:
+        DDPOError: If there is no reference, or the level is no number.
+
+    Example:
+        >>> parse_keep("clip_score>=97%")
+        Keep(reference='clip_score', level=0.97, is_share=True)
+    """
+    reference, sign, wanted = (part.strip() for part in text.partition(">="))
+    number = re.fullmatch(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*(%?)", wanted)
+    if not reference or (sign and number is None):
+        raise DDPOError(f"{text!r} is no signal with a level: {_WANTED}")
+    if number is None:
+        return Keep(reference, None, is_share=False)
+    return Keep(reference, float(number[1]) / (100 if number[2] else 1), is_share=bool(number[2]))
+
+
+def references(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the rewards that are kept: all references but those of the initial policy.
+
+    Example:
+        >>> references(["prompt_margin", "clip_score>=97%"])
+        ('clip_score',)
+    """
+    kept = (parse_keep(text).reference for text in texts)
+    return tuple(reference for reference in kept if reference not in NO_OTHER_MODEL)
 
 
 def run_config(

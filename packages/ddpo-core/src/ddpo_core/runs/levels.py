@@ -7,10 +7,8 @@ llava_vqa>=0.8           as it stands
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -18,58 +16,15 @@ from ddpo_core.constraints import Level, Measure, level_below, measure_base, rew
 from ddpo_core.errors import DDPOError
 from ddpo_core.gaming.measures import FAMILIARITY, MARGIN, initial_view_measure
 from ddpo_core.prompts import PromptSet
+from ddpo_core.runs.config import NO_OTHER_MODEL, Keep, parse_keep
 from ddpo_core.runs.folder import write_text
 from ddpo_core.types import Policy, Progress, RewardFunction
 
 LEVELS = "levels.json"
-NO_OTHER_MODEL = (MARGIN, FAMILIARITY)
-"""What the initial policy sees: signals that every policy brings."""
-
 BASE_SAMPLES = 128
 
-_SLACK: Mapping[str, float] = {MARGIN: 0.45, FAMILIARITY: 1.0}
+_SLACK: Mapping[str, float] = {MARGIN: 0.55, FAMILIARITY: 1.0}
 _OTHER_SLACK = 0.25
-_WANTED = "want REF, REF>=NUMBER or REF>=PERCENT%, such as clip_score>=97%"
-
-
-class Keep(NamedTuple):
-    """A signal, and what it must not fall below."""
-
-    reference: str
-    level: float | None
-    """None: a little below what it is before training."""
-    is_share: bool
-    """Whether the level is a share of what the signal is before training."""
-
-
-def parse_keep(text: str) -> Keep:
-    """Take a reference and its level apart.
-
-    Raises:
-        DDPOError: If there is no reference, or the level is no number.
-
-    Example:
-        >>> parse_keep("clip_score>=97%")
-        Keep(reference='clip_score', level=0.97, is_share=True)
-    """
-    reference, sign, wanted = (part.strip() for part in text.partition(">="))
-    number = re.fullmatch(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*(%?)", wanted)
-    if not reference or (sign and number is None):
-        raise DDPOError(f"{text!r} is no signal with a level: {_WANTED}")
-    if number is None:
-        return Keep(reference, None, is_share=False)
-    return Keep(reference, float(number[1]) / (100 if number[2] else 1), is_share=bool(number[2]))
-
-
-def references(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return the rewards that are kept: all references but those of the initial policy.
-
-    Example:
-        >>> references(["prompt_margin", "clip_score>=97%"])
-        ('clip_score',)
-    """
-    kept = (parse_keep(text).reference for text in texts)
-    return tuple(reference for reference in kept if reference not in NO_OTHER_MODEL)
 
 
 def make_measures(

@@ -50,7 +50,7 @@ from ddpo_core.runs.compare import (
     write_before_after,
     write_evaluation,
 )
-from ddpo_core.runs.config import RunConfig, changed_versions, label, read_run_config, to_toml
+from ddpo_core.runs.config import RunConfig, changed_versions, label, read_run_config, references, to_toml
 from ddpo_core.runs.events import Drawn, Epoch, Event, Finished, Noted, Saved, Started
 from ddpo_core.runs.export import artefact_path, write_artefact, write_model_card
 from ddpo_core.runs.folder import (
@@ -64,7 +64,7 @@ from ddpo_core.runs.folder import (
     sample_path,
     write_text,
 )
-from ddpo_core.runs.levels import BASE_SAMPLES, find_levels, make_measures, references
+from ddpo_core.runs.levels import BASE_SAMPLES, find_levels, make_measures
 from ddpo_core.runs.log import (
     METRICS,
     append_metrics,
@@ -115,7 +115,7 @@ def train(
             it has learnt is saved with the checkpoints.
         output: The folder; left out, the next number under `runs/`.
         held_out: Rewards that are measured and never optimised, under the names of `config.held_out`.
-        kept: Rewards that must not fall, under the references of `config.keep` (`levels.references`).
+        kept: Rewards that must not fall, under the references of `config.keep` (`config.references`).
         monitors: What is measured of every epoch beside what always is.
         parts: The policy, prompts, optimizer and objective; left out, they are loaded as `config` says.
         progress: Called as `(phase, done, total)`; see `tqdm_progress`.
