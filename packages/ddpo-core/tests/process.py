@@ -1,7 +1,8 @@
 """One process of a run of several, started by `test_distributed.py` as torchrun would start it.
 
 The argument is a list of JSON objects: how many epochs, the folder to write to, a run to go on from, the
-objective, the model (a folder; left out: the toy), and in which process and how the reward fails in the second epoch.
+objective, whether something is kept, the model (a folder; left out: the toy), and in which process and how the reward
+fails in the second epoch.
 """
 
 import json
@@ -15,20 +16,24 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from ddpo_core import (
+    Constraints,
     DDPOError,
     FitConfig,
+    Level,
     adamw,
     ddpo_is,
     diversity_monitor,
     fit,
     image_monitor,
     init,
+    initial_view_measure,
     initial_view_monitor,
     latest_checkpoint,
     load_checkpoint,
     per_prompt,
     processes_from_environment,
     regression,
+    reward_measure,
     rwr_weights,
     save_checkpoint,
     toy,
@@ -41,6 +46,16 @@ OBJECTIVES = {
     "policy gradient": ddpo_is(advantages=per_prompt(min_count=4)),
     "regression": regression(lambda prompts, rewards: within_prompts(rwr_weights, rewards, prompts)),
 }
+
+
+# Out of reach, so that the multipliers rise at once.
+KEPT_LEVELS = {"prompt_margin": Level(9.0, 1.0), "near": Level(0.0, 0.5)}
+
+
+def constraints(policy):
+    """Keep what the initial policy sees, and a reward."""
+    measures = [initial_view_measure(policy, ["left", "right"], batch_size=3), reward_measure({"near": toy.reward})]
+    return Constraints(measures, KEPT_LEVELS)
 
 
 def load(model=None):
@@ -77,6 +92,7 @@ def run(job, processes):
             prompts=["left", "right"],
             objective=OBJECTIVES[job["objective"]],
             config=CONFIG,
+            constraints=constraints(policy) if job.get("keeps") else None,
             processes=processes,
         ),
         monitors=[diversity_monitor, *images],

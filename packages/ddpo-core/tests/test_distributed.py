@@ -70,14 +70,15 @@ def runs(tmp_path_factory, pipeline_folder):
     """Every objective and a diffusion model here and in two processes; and a run that changes to two and back."""
     folder = tmp_path_factory.mktemp("runs")
 
-    def job(name, objective="policy gradient", epochs=3, begin=None, model=None):
+    def job(name, objective="policy gradient", epochs=3, begin=None, model=None, *, keeps=False):
         start = None if begin is None else str(folder / begin)
-        described = {"objective": objective, "epochs": epochs, "start": start, "model": model}
+        described = {"objective": objective, "epochs": epochs, "start": start, "model": model, "keeps": keeps}
         return {"folder": str(folder / name), **described}
 
     def all_kinds(size):
         return [
             job(f"gradient-{size}"),
+            job(f"kept-{size}", keeps=True),
             job(f"regression-{size}", "regression"),
             job(f"pictures-{size}", epochs=2, model=pipeline_folder),
         ]
@@ -89,7 +90,7 @@ def runs(tmp_path_factory, pipeline_folder):
     return folder
 
 
-@pytest.mark.parametrize("objective", ["gradient", "regression"])
+@pytest.mark.parametrize("objective", ["gradient", "regression", "kept"])
 def test_two_processes_draw_the_samples_and_make_the_updates_of_one(runs, objective):
     assert_same_run(runs / f"{objective}-1", runs / f"{objective}-2")
 
@@ -100,7 +101,17 @@ def test_two_processes_draw_the_pictures_and_train_the_adapters_of_one(runs, pip
     assert any(leaf.abs().max() > 0 for name, leaf in trained.items() if ".lora_B." in name)
 
 
-@pytest.mark.parametrize("kind", ["gradient", "regression", "pictures"])
+def test_two_processes_answer_what_falls_as_one_does(runs):
+    alone, both = (
+        json.loads((latest_checkpoint(runs / f"kept-{size}") / "state.json").read_text())["constraint_state"]
+        for size in (1, 2)
+    )
+    for name in ("prompt_margin", "near"):
+        assert both[name] == pytest.approx(alone[name], rel=1e-4)
+        assert alone[name]["integral"] > 0
+
+
+@pytest.mark.parametrize("kind", ["gradient", "regression", "pictures", "kept"])
 def test_every_process_sees_of_an_epoch_what_one_alone_would_see(runs, kind):
     alone, first, second = (
         json.loads((runs / f"{kind}-{size}" / f"process-{rank}.json").read_text())
