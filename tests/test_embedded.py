@@ -110,9 +110,10 @@ def test_diffusers_loads_the_lora_of_the_run_and_draws_what_it_learnt(short_run)
 
 
 def test_a_gamed_run_is_rolled_back_by_the_judge_that_needs_no_other_model(tmp_path):
-    # At twice the default rate the animals are gone by epoch 10; what is saved is from before.
+    # At four times the default rate, and with nothing kept, the animals are gone by epoch 10; what is saved is before.
     few = ("--set", "eval_samples=8", "--set", "grid_samples=4", "--set", "sample_every=100")
-    said = train(tmp_path, "--learning-rate", "5e-3", "--epochs", "14", "--on-hack", "rollback", *few)
+    fast = ("--keep", "none", "--learning-rate", "5e-3", "--epochs", "14")
+    said = train(tmp_path, *fast, "--on-hack", "rollback", *few)
     assert "Ended early, since the reward is being gamed: held-out prompt_evidence fell" in said
     run = tmp_path / "run"
     # What was seen stays written down, to the epoch that was found out; the model is that of an earlier one.

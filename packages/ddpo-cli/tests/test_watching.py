@@ -92,7 +92,7 @@ def test_acting_needs_something_that_is_not_optimised(ddpo, quick):
     Path("quick.toml").write_text("evidence_samples = 0\n" + Path("quick.toml").read_text())
     result = ddpo(*quick, "--on-hack", "stop")
     assert result.exit_code == 2
-    assert "want held_out (--holdout REF), evidence_samples above 0, or on_hack='warn'" in result.stderr
+    assert "want held_out (--holdout REF), evidence_samples above 0, keep='none', or on_hack='warn'" in result.stderr
 
 
 def test_writing_in_the_samples_is_measured_when_asked_for(ddpo, quick):

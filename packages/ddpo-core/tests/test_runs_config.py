@@ -234,3 +234,13 @@ def test_differences_name_both_values_and_leave_out_what_may_change():
     before = validate({})
     after = validate({"epochs": 1, "seed": 2, "fit": {"num_steps": 3, "micro_batch_size": 1}})
     assert differences(before, after) == ["seed: 0 -> 2", "num_steps: 50 -> 3"]
+
+
+def test_the_initial_policy_judges_unless_what_it_sees_is_kept():
+    assert run_config({}).judged_samples == 0
+    assert run_config({"keep": "none"}).judged_samples == 32
+    assert run_config({"keep": "clip_score>=97%"}).judged_samples == 32
+    assert run_config({"evidence_samples": 4}).judged_samples == 4
+    with pytest.raises(DDPOError, match=r"on_hack='stop' acts when .* keep='none'"):
+        run_config({"on_hack": "stop"})
+    assert run_config({"on_hack": "stop", "keep": "none"}).on_hack == "stop"

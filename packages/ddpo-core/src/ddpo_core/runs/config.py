@@ -25,6 +25,8 @@ RECORDED = ("ddpo-cli", "ddpo-core", "ddpo-rewards", "torch", "diffusers", "tran
 NO_OTHER_MODEL = ("prompt_margin", "familiarity")
 """What can be kept with any model and without another: what the initial policy sees (`initial_view_measure`)."""
 
+_JUDGED = 32
+
 _WANTED = "want REF, REF>=NUMBER or REF>=PERCENT%, such as clip_score>=97%"
 
 _NAME = "how scored samples become updates"
@@ -187,8 +189,11 @@ class RunConfig(BaseModel):
         description="what is done when the reward is being gamed: say so, stop, or stop and take the run back to its "
         "best checkpoint by what is not optimised",
     )
-    evidence_samples: int = Field(
-        32, ge=0, description="samples of every epoch in which the initial model looks for the prompt; 0: none"
+    evidence_samples: int | None = Field(
+        None,
+        ge=0,
+        description="samples of every epoch in which the initial model looks for the prompt, as a judge; 0: none; left "
+        "out: 32, and none where what it sees is kept, since a judge is not optimised",
     )
     watch_text: bool = Field(
         False, description="look for writing in samples of every epoch (OCR: the extra ddpo-rewards[ocr])"
@@ -200,6 +205,13 @@ class RunConfig(BaseModel):
         ObjectiveOptions, Field(discriminator="name", default_factory=lambda: parse_config(DDPOISOptions, {}))
     ]
     fit: FitConfig = Field(default_factory=lambda: parse_config(FitConfig, {}))
+
+    @property
+    def judged_samples(self) -> int:
+        """In how many samples of an epoch the initial model looks for the prompt."""
+        if self.evidence_samples is not None:
+            return self.evidence_samples
+        return 0 if {parse_keep(text).reference for text in self.keep} & set(NO_OTHER_MODEL) else _JUDGED
 
     @model_validator(mode="after")
     def _ddpo_sf_stays_on_policy(self) -> "RunConfig":
@@ -229,10 +241,10 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _acting_needs_something_held_out(self) -> "RunConfig":
-        if self.on_hack != "warn" and not self.held_out and not self.evidence_samples:
+        if self.on_hack != "warn" and not self.held_out and not self.judged_samples:
             raise ValueError(
                 f"on_hack={self.on_hack!r} acts when something that is not optimised falls, and nothing is measured: "
-                "want held_out (--holdout REF), evidence_samples above 0, or on_hack='warn'"
+                "want held_out (--holdout REF), evidence_samples above 0, keep='none', or on_hack='warn'"
             )
         return self
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddpo_core.config import FitConfig, parse_config
-from ddpo_core.runs.config import ObjectiveOptions, RunConfig
+from ddpo_core.runs.config import NO_OTHER_MODEL, ObjectiveOptions, RunConfig, parse_keep
 from ddpo_core.runs.parts import Parts, make_objective
 from ddpo_core.training import fit, init
 from ddpo_core.types import Policy, RewardFunction
@@ -86,7 +86,7 @@ def estimate(costs: Costs, config: RunConfig) -> Estimate:
     """Extend the costs of a trial to the whole run, on one process.
 
     epoch    = samples (steps x step + decode + reward + trained steps x pair)
-    run      = epochs x (epoch + evidence samples x 2 steps) + evaluated images (steps x step + decode + reward)
+    run      = epochs x (epoch + viewed samples x 2 steps) + evaluated images (steps x step + decode + reward)
     memory   = peak of the trial + samples x bytes of a sample
     """
     fit_config = config.fit
@@ -97,7 +97,9 @@ def estimate(costs: Costs, config: RunConfig) -> Estimate:
     on_the_way = config.epochs * config.eval_samples
     if not config.held_out:
         on_the_way = grids * min(config.grid_samples, config.eval_samples)
-    evidence = 2 * min(config.evidence_samples, samples) * costs.step
+    is_kept = any(parse_keep(text).reference in NO_OTHER_MODEL for text in config.keep)
+    viewed = min(config.judged_samples, samples) + (samples if is_kept else 0)
+    evidence = 2 * viewed * costs.step
     evaluated = (2 * config.eval_samples + on_the_way) * (sampling + costs.reward)
     run = config.epochs * (sum(epoch) + evidence) + evaluated
     memory = None if costs.peak_bytes is None else costs.peak_bytes + samples * costs.sample_bytes

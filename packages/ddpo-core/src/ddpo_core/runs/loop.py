@@ -536,9 +536,9 @@ def _observer(job: _Job) -> Callable[[TrainState, EpochInfo], Observation]:
     # Sampling and two replays in small batches: a tenth of a short epoch, so not in all of them.
     monitors = (image_monitor, diversity_monitor, every(config.sample_every, divergence), *job.monitors)
     view = None
-    if config.evidence_samples:
+    if config.judged_samples:
         size = config.fit.sample_batch_size
-        view = initial_view_monitor(policy, num_samples=config.evidence_samples, batch_size=size)
+        view = initial_view_monitor(policy, num_samples=config.judged_samples, batch_size=size)
     return partial(observe, monitors=monitors, held_out=view, processes=job.processes)
 
 
