@@ -6,6 +6,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ddpo_core.gaming.rule import Observation, Verdict
 
 METRICS = "metrics.jsonl"
@@ -75,6 +77,17 @@ def read_lines(file: Path, *, until: int | None = None) -> Lines:
         else:
             lines.rest.append(line)
     return lines
+
+
+def decimals(values: Any) -> list[float]:
+    """Return an array of float32 numbers by their shortest decimals, which are read back as the same float32.
+
+    Example:
+        >>> array = np.array([-2.196], np.float32)
+        >>> decimals(array), array.tolist()
+        ([-2.196], [-2.196000099182129])
+    """
+    return [float(str(value)) for value in np.asarray(values, np.float32)]
 
 
 def plain(value: Any) -> Any:
