@@ -172,7 +172,7 @@ class RunConfig(BaseModel):
     grid_samples: PositiveInt = Field(16, description="how many of them the grids in samples/ show")
     sample_every: PositiveInt = Field(5, description="epochs between two grids")
     plateau_every: int = Field(
-        5,
+        0,
         ge=0,
         description="epochs between two evaluations of 32 fixed samples; after three in which their reward has not "
         "risen, steps are halved; 0: never",
