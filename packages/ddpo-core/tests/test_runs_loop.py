@@ -518,7 +518,7 @@ def test_processes_that_do_not_write_take_the_scale_of_the_one_that_does(make, m
     # The first process is played by copies of what the second one says, but for the scale, which is its epoch's.
     monkeypatch.setattr(loop, "_shared", lambda said, processes: [False, 0.5 ** len(seen)])
     second = Processes(1, 2, lambda tensors: tensors, lambda tensor: torch.stack([tensor, tensor]))
-    assert list(start(make, processes=second, given={"epochs": 3})) == []
+    assert list(start(make, processes=second, given={"epochs": 3, "plateau_every": 5})) == []
     assert seen == [1, 0.5, 0.25]
 
 
@@ -532,7 +532,7 @@ def test_while_what_is_kept_lies_below_its_level_a_reward_that_does_not_rise_hal
 
 
 def test_an_optimizer_that_cannot_be_scaled_is_refused_before_anything_is_written(make):
-    config, parts = make()
+    config, parts = make({"plateau_every": 5})
     plain = Optimizer(lambda params: {}, lambda gradients, state, params: (params, state))
     with pytest.raises(DDPOError, match=r"cannot be scaled.*plateau_every=0"):
         next(train(config, brightness, output="run", parts=parts._replace(optimizer=plain)))
