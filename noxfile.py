@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent
 PACKAGES = ["ddpo-core", "ddpo-rewards", "ddpo-cli"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 TEST_TOOLS = nox.project.dependency_groups(PROJECT, "test")
-# One more than there are cores: many tests wait for a process that they have started.
-PARALLEL = ["-n", str(min(4, (os.cpu_count() or 1) + 1)), "--dist", "loadfile"]
+# Not more than there are cores: every worker first imports and collects all (20 s), and slows the longest file down.
+PARALLEL = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
 LINT_TOOLS = nox.project.dependency_groups(PROJECT, "lint")
 
 

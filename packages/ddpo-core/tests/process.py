@@ -1,11 +1,15 @@
-"""One process of a run of several, started by `test_distributed.py` as torchrun would start it.
+"""The processes of a run of several, told who they are as torchrun would tell them; `test_distributed.py` starts them.
 
-The argument is a list of JSON objects: how many epochs, the folder to write to, a run to go on from, the
-objective, whether something is kept, the model (a folder; left out: the toy), and in which process and how the reward
-fails in the second epoch.
+    python process.py JOBS SIZE ERRORS
+
+JOBS is a list of JSON objects: how many epochs, the folder to write to, a run to go on from, the objective, whether
+something is kept, the model (a folder; left out: the toy), and in which process and how the reward fails in the second
+epoch. SIZE processes do them, each a fork, so that torch is imported once; process 0 says what went wrong in the file
+ERRORS/0. Prints how each ended.
 """
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -110,7 +114,28 @@ def run(job, processes):
         save_checkpoint(folder, state, policy)
 
 
-if __name__ == "__main__":
+def work(rank, jobs, errors):
+    """Be process `rank`, and do all jobs."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.dup2(os.open(f"{errors}/{rank}", os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
     with processes_from_environment() as processes:
-        for job in json.loads(sys.argv[1]):
+        for job in jobs:
             run(job, processes)
+
+
+def main(jobs, size, errors):
+    """Fork the processes and wait for them."""
+    os.environ["WORLD_SIZE"] = str(size)
+    if any(job.get("model") for job in jobs):
+        import ddpo_core.diffusion.models  # noqa: F401  # before the processes part
+    forking = multiprocessing.get_context("fork")
+    processes = [forking.Process(target=work, args=(rank, jobs, errors)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    print(json.dumps([process.exitcode for process in processes]))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

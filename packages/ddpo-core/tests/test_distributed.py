@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,22 +20,15 @@ PROCESS = Path(__file__).with_name("process.py")
 
 
 def start(jobs, size=2):
-    """Run jobs in `size` processes; returns the exit code and errors of each."""
+    """Run jobs in `size` processes; returns the errors and the exit code of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {**os.environ, "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared["OMP_NUM_THREADS"] = "1"
-    running = [
-        subprocess.Popen(
-            [sys.executable, PROCESS, json.dumps(jobs)],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-    return [(process.communicate(timeout=900)[1], process.returncode) for process in running]
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as errors:
+        command = [sys.executable, PROCESS, json.dumps(jobs), str(size), errors]
+        done = subprocess.run(command, env=shared, stdout=subprocess.PIPE, text=True, timeout=900)
+        return [(Path(errors, str(rank)).read_text(), code) for rank, code in enumerate(json.loads(done.stdout))]
 
 
 def module_of_a_process():
