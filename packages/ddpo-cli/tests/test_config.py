@@ -141,7 +141,7 @@ def test_options_of_another_algorithm_are_said_to_be_left_out_of_a_preset_and_of
     resolve(None, {"objective.name": "rwr"}, preset="aesthetic")
     assert capsys.readouterr().err == (
         "--preset aesthetic: what it says of clip_range, advantage_clip, baseline, buffer_size, min_count is left out, "
-        "for rwr has no use for it\n"
+        "since the run has no use for it\n"
     )
     Path("config.toml").write_text(to_toml(resolve(None, {})), encoding="utf-8")
     assert resolve(Path("config.toml"), {"objective.name": "rwr"}).objective.inverse_temperature == 4.0

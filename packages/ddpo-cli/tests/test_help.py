@@ -132,9 +132,9 @@ def within(table: dict, path: str):
 def default_of(text: str, model: str) -> float:
     """What a help text says that the default of `model` is."""
     (listed,) = re.findall(r"\[default: (.*?)\]", text)
-    general, *others = listed.split("; ")
-    named = dict(part.rsplit(": ", 1) for part in others)
-    return float(named.get(model, general))
+    parts = listed.split("; ")
+    named = dict(part.rsplit(": ", 1) for part in parts if ": " in part)
+    return float(named.get(model, parts[0]))
 
 
 def test_a_setting_reaches_every_key_with_a_value_of_its_type():

@@ -74,6 +74,38 @@ def test_the_scale_of_a_lora_is_exported_with_it(ddpo, quick):
     assert (described["unet.r"], described["unet.lora_alpha"]) == (2, 8)
 
 
+def test_a_run_with_an_average_draws_and_compares_it_and_leaves_it_to_the_next_run(ddpo, quick):
+    lora = ("--learning-rate", "0.05", "--lora-rank", "2")
+    for run, decay in {"plain": (), "averaged": ("--ema-decay", "0.9")}.items():
+        assert ddpo(*quick, *lora, *decay, "--output", run).exit_code == 0
+        result = ddpo("sample", run, *SMALL, "-o", f"{run}.png")
+        assert result.exit_code == 0, result.output
+        assert ddpo("eval", run, *SMALL, "--prompts", "simple_animals", "-o", f"eval-{run}").exit_code == 0
+    assert Path("plain", PARAMS).read_bytes() == Path("averaged", PARAMS).read_bytes()
+    assert (pixels("plain.png") != pixels("averaged.png")).any()
+    scores = [json.loads(Path(f"eval-{run}/eval.json").read_text())["scores"] for run in ("plain", "averaged")]
+    (plain, averaged) = (next(iter(pair.values())) for pair in scores)
+    assert plain["base"] == averaged["base"]
+    assert plain["finetuned"] != averaged["finetuned"]
+    # What it leaves is the average: a run that starts from there draws first what was drawn last.
+    result = ddpo(*quick, "--lora", "averaged/lora", "--epochs", "1", "--output", "next")
+    assert result.exit_code == 0, result.output
+    before, after = (json.loads(Path(run, "evaluation.json").read_text())["scores"] for run in ("next", "averaged"))
+    assert before["before"] == after["after"]
+
+
+def test_a_lora_that_is_not_there_or_would_do_nothing_is_refused(ddpo, quick):
+    for arguments, message in {
+        ("--lora", "nowhere"): "the LoRA 'nowhere' does not exist",
+        ("--lora", "x", "--lora-rank", "4"): "lora_rank=4 is for a fresh LoRA, and lora='x' brings its own",
+        ("--lora", "x", "--trainable", "unet"): "lora='x' is of a LoRA, and trainable='unet' has none",
+    }.items():
+        result = ddpo(*quick, *arguments)
+        assert result.exit_code == 2
+        assert message in result.stderr
+    assert not Path("runs").exists()
+
+
 def test_gradient_checkpointing_computes_blocks_again_with_the_same_result(ddpo, quick, monkeypatch):
     from ddpo_core.diffusion import network
 

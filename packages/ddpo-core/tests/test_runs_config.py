@@ -1,12 +1,14 @@
 """One configuration: defaults by model, algorithm and what is trained; TOML in and out."""
 
 import contextlib
+import math
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +27,7 @@ from ddpo_core.runs.config import (
     to_toml,
     validate,
 )
-from ddpo_core.runs.parts import make_objective, make_policy
+from ddpo_core.runs.parts import make_objective, make_optimizer, make_policy
 
 SPARSE = {"objective": {"name": "sparse-rwr"}}
 
@@ -95,6 +97,22 @@ def test_of_a_preset_and_of_a_whole_file_it_is_left_out_and_named():
     assert left_out(run_config({}, stored=stored), stored) == []
     with pytest.raises(DDPOError, match=r"'clip_rang' is not an option"):
         run_config(rwr, stored={**stored, "objective": {**stored["objective"], "clip_rang": 1}})
+
+
+def test_a_choice_takes_the_place_of_what_the_defaults_the_preset_or_a_run_say():
+    assert None not in (run_config({}).lora_rank, run_config({}).learning_rate_half_life)
+    falling = run_config({"learning_rate_cosine": 70})
+    assert (falling.learning_rate_half_life, falling.learning_rate_cosine) == (None, 70)
+    halving = run_config({"learning_rate_half_life": 9}, preset={"learning_rate_cosine": 70})
+    assert (halving.learning_rate_half_life, halving.learning_rate_cosine) == (9.0, None)
+    started = run_config({"lora": "some/lora"}, preset={"lora_rank": 4, "lora_alpha": 8.0})
+    assert (started.lora, started.lora_rank, started.lora_alpha) == ("some/lora", None, None)
+    assert run_config({"trainable": "unet"}, preset={"lora": "some/lora"}).lora is None
+    stored = toml(to_toml(run_config({})))
+    again = run_config({"learning_rate_cosine": 100, "trainable": "unet"}, stored=stored)
+    assert (again.learning_rate_half_life, again.lora_rank) == (None, None)
+    assert left_out(again, stored) == ["learning_rate_half_life", "lora_rank"]
+    assert run_config({}, stored=toml(to_toml(again))) == again
 
 
 def test_a_whole_file_gives_the_same_run_again():
@@ -171,6 +189,36 @@ def test_the_size_of_the_pictures_is_part_of_a_run(make_pipeline, tmp_path):
     assert policy.decode(policy.noise([0], 1)[:, 0]).shape == (1, 3, 32, 16)
 
 
+def test_the_schedule_is_counted_in_epochs():
+    def rates(count, **options):
+        config = run_config({"model": "x", "learning_rate": 0.8, "weight_decay": 0.0, "epochs": 4, **options})
+        optimizer = make_optimizer(config)
+        params = {"weight": torch.zeros(1, dtype=torch.float64)}
+        state, seen = optimizer.init(params), []
+        for _ in range(count):
+            # Adam steps by its learning rate where all gradients were the same.
+            after, state = optimizer.update({"weight": -torch.ones(1, dtype=torch.float64)}, state, params)
+            seen.append(float(after["weight"] - params["weight"]))
+            params = after
+        return pytest.approx(seen, rel=1e-6)
+
+    two = {"updates_per_epoch": 2}  # updates per epoch
+    assert rates(3, fit=two) == [0.8, 0.8, 0.8]
+    assert rates(5, fit=two, learning_rate_half_life=1) == [0.8 / 2**0, 0.8 / 2**0.5, 0.4, 0.4 / 2**0.5, 0.2]
+    assert rates(3, fit=two, learning_rate_half_life="inf") == [0.8, 0.8, 0.8]
+    # Half a cosine over two epochs of two updates: (1 + cos(k pi / 4)) / 2.
+    falling = [0.8 * (1 + math.cos(k * math.pi / 4)) / 2 for k in range(4)]
+    assert rates(5, fit=two, epochs=2, learning_rate_cosine=2) == [*falling, 0.0]
+    # One epoch of warming up: thirds of the rate, then what follows.
+    assert rates(5, fit=two, epochs=3, learning_rate_cosine=2, learning_rate_warmup=1) == [
+        0.8 / 3, 0.8 * 2 / 3, *falling[:3]
+    ]  # fmt: skip
+    # One update in each of two passes is two per epoch as well.
+    assert rates(3, fit={"updates_per_epoch": 1, "passes_per_epoch": 2}, learning_rate_half_life=1) == [
+        0.8, 0.8 / 2**0.5, 0.4
+    ]  # fmt: skip
+
+
 def test_a_label_keeps_weights_and_leaves_out_options():
     assert label(["2*aesthetic?device=cpu", "my_plugin:score"]) == "2*aesthetic+my_plugin:score"
 
@@ -198,6 +246,19 @@ def test_a_label_keeps_weights_and_leaves_out_options():
         ('[objective]\nbaseline = "group"', "baseline='group' compares the samples of a prompt"),
         ("[objective]\nkl_weight = -1", "kl_weight=-1: input should be greater than or equal to 0"),
         ("epochs = 0", "epochs=0: input should be greater than 0"),
+        ("ema_decay = 1.0", "ema_decay=1.0: input should be less than 1"),
+        ("ema_decay = 0", "ema_decay=0: input should be greater than 0"),
+        (
+            "learning_rate_cosine = 66\nlearning_rate_half_life = 60",
+            "learning_rate_half_life=60.0 and learning_rate_cosine=66 are two ways for the learning rate to fall",
+        ),
+        (
+            "epochs = 23\nlearning_rate_cosine = 20\nlearning_rate_warmup = 2",
+            "epochs=23 go on after epoch 22, when learning_rate_cosine=20 has taken the learning rate to 0: want",
+        ),
+        ('lora = "x"\nlora_rank = 4', "lora_rank=4 is for a fresh LoRA, and lora='x' brings its own: leave one out"),
+        ('trainable = "unet"\nlora = "x"', "lora='x' is of a LoRA, and trainable='unet' has none: leave it out"),
+        ('trainable = "unet"\nlora_rank = 4', "lora_rank=4 is of a LoRA, and trainable='unet' has none"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line_that_says_what_to_do(text, message):

@@ -1,6 +1,7 @@
 """Training a run as a generator of events, on a real, tiny Stable Diffusion; no command line."""
 
 import json
+import shutil
 import tomllib
 from itertools import islice
 from pathlib import Path
@@ -9,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ddpo_core import DDPOError, Optimizer, Processes, PromptSet, stable_diffusion_policy
+from ddpo_core import DDPOError, Optimizer, Processes, PromptSet, ema_params, evaluate, stable_diffusion_policy
 from ddpo_core.runs.config import read_run_config, run_config
 from ddpo_core.runs.events import Epoch, Finished, Noted, Saved, tqdm_progress
 from ddpo_core.runs.log import read_metrics
 from ddpo_core.runs.loop import resume, train
 from ddpo_core.runs.model import find_model, read_model_record
-from ddpo_core.runs.parts import Parts, make_objective, make_optimizer
+from ddpo_core.runs.parts import Parts, load_parts, make_objective, make_optimizer
 from ddpo_core.runs.rescue import rescue_of
 
 QUICK = {
@@ -95,6 +96,11 @@ def params(run, epoch):
     return load_file(Path(run) / f"checkpoints/epoch-{epoch:06d}/params.safetensors")
 
 
+def sums_of(leaves):
+    """One number per tensor, whatever its name: the names of an export are diffusers' own."""
+    return sorted(float(leaf.double().sum()) for leaf in leaves.values())
+
+
 def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -155,6 +161,58 @@ def test_a_run_that_goes_on_ends_bit_for_bit_as_if_it_had_never_stopped(make, wh
     scores = [json.loads((folder / "evaluation.json").read_text()) for folder in (Path("run"), run)]
     assert scores[0] == scores[1]
     assert (events[0].epoch, events[-1].trained) == (2, 1)
+
+
+AVERAGED = {"ema_decay": 0.75, "learning_rate": 0.02, "learning_rate_cosine": 2, "learning_rate_warmup": 1}
+
+
+def test_a_run_with_a_schedule_and_an_average_goes_on_bit_for_bit(make):
+    list(start(make, "whole", given={**AVERAGED, "epochs": 3}))
+    list(start(make, given={**AVERAGED, "epochs": 2}))
+    list(go_on(make, given={**AVERAGED, "epochs": 3}))
+    for name in ("params", "optimizer"):
+        file = f"checkpoints/epoch-000003/{name}.safetensors"
+        assert Path("run", file).read_bytes() == Path("whole", file).read_bytes()
+    assert rows() == rows("whole")
+
+
+def test_what_is_evaluated_drawn_and_exported_is_the_average_where_there_is_one(make, policy):
+    given = {**AVERAGED, "held_out": "judge", "evidence_samples": 0}
+    events = list(start(make, given=given, held_out={"judge": brightness}))
+    list(start(make, "without", given={key: given[key] for key in given if key != "ema_decay"},
+               held_out={"judge": brightness}))  # fmt: skip
+    last = [event for event in events if isinstance(event, Epoch)][-1].state
+    average = ema_params(last.opt_state)
+    assert not same(average, last.params)
+    # Training itself goes on without: the first epochs of both are the same.
+    assert same(params("run", 2), params("without", 2))
+    assert sums_of(load_file("run/lora/pytorch_lora_weights.safetensors")) == sums_of(average)
+    prompts = [PROMPTS.prompts[place % 3] for place in range(4)]
+    drawn = evaluate(policy, average, brightness, prompts, num_steps=2, seeds=range(4), batch_size=4)
+    assert events[-1].after == pytest.approx(float(drawn.scores.mean()), abs=1e-7)
+    assert rows()[-1]["held_out"]["judge"] == pytest.approx(events[-1].after, abs=1e-7)
+    assert rows()[-1]["held_out"] != rows("without")[-1]["held_out"]
+    assert Path("run/samples/epoch-0001.png").read_bytes() != Path("without/samples/epoch-0001.png").read_bytes()
+
+
+def test_a_run_starts_from_a_saved_lora_keeps_it_and_goes_on_bit_for_bit_wherever_both_are_now(pipeline_folder):
+    quick = {**QUICK, "model": pipeline_folder, "prompts": "simple_animals", "device": "cpu"}
+    list(train(run_config({**quick, "lora_rank": 3, "lora_alpha": 6.0, "learning_rate": 0.02}), brightness, output="a"))
+    given = {**quick, "lora": "a/lora", "learning_rate": 0.02}
+    whole = list(train(run_config({**given, "epochs": 3}), brightness, output="whole"))
+    assert whole[1].reward_mean == pytest.approx(json.loads(Path("a/evaluation.json").read_text())["mean"]["after"])
+    list(train(run_config(given), brightness, output="b"))
+    assert load_parts(read_run_config(Path("b"))).policy.lora_scale == 2.0
+    shutil.rmtree("a")
+    Path("b").rename("c")
+    assert read_run_config(Path("c")).lora == str(Path("c/start"))
+    events = list(resume("c", brightness, config=read_run_config(Path("c")).model_copy(update={"epochs": 3})))
+    assert same(params("c", 3), params("whole", 3))
+    assert rows("c") == rows("whole")
+    assert events[1].reward_mean == whole[1].reward_mean
+    assert tomllib.loads(Path("c/config.toml").read_text())["lora"] == str(Path("c/start"))
+    card = Path("c/lora/README.md").read_text()
+    assert "| trained | a LoRA, from a saved one on |" in card
 
 
 @pytest.mark.parametrize("stop", ["break", "thrown in", "raised by the reward"])

@@ -95,7 +95,7 @@ def evaluate(
     from ddpo_core.runs.compare import CONFIDENCE, comparison_rows, draw_pairs, save_pairs
     from ddpo_core.runs.config import read_run_config, validate
     from ddpo_core.runs.model import find_model
-    from ddpo_core.runs.parts import make_optimizer, make_policy
+    from ddpo_core.runs.parts import make_optimizer, make_policy, model_params
 
     folder, checkpoint = find_model(run)
     given = as_table({"fit__num_steps": num_steps, "device": device})
@@ -108,7 +108,7 @@ def evaluate(
             raise CLIError(f"--output {str(place)!r} is a file; want a folder")
         with loading(f"Loading {checkpoint}"):
             policy = make_policy(config)
-            finetuned = load_checkpoint(checkpoint, policy, make_optimizer(config)).params
+            finetuned = model_params(config, load_checkpoint(checkpoint, policy, make_optimizer(config)))
         with _progress(2 * sum(len(chosen.prompts) for chosen in sets.values())) as told:
             pairs = list(
                 draw_pairs(

@@ -11,7 +11,7 @@ from ddpo_core.runs.trackers import check_trackers
 
 BYTES_PER_PARAMETER = 32
 """Eight float32 numbers: the weight before training, now and after the update, its gradient, and both moments of Adam
-before and after the update."""
+before and after the update. A moving average adds two."""
 
 
 def print_plan(config: RunConfig) -> None:
@@ -37,7 +37,7 @@ def _lines(costs: Costs, expected: Estimate, config: RunConfig, parts: Parts) ->
     place = "GPU memory" if costs.on_gpu else "memory"
     epoch = expected.sampling + expected.reward + expected.training
     kept = config.fit.samples_per_epoch * costs.sample_bytes
-    copies = size(BYTES_PER_PARAMETER * parameters)
+    copies = size((BYTES_PER_PARAMETER + (0 if config.ema_decay is None else 8)) * parameters)
     lines = [
         f"Trained: {parameters:,} parameters, {copies} in an update, with their gradients, moments and copies.",
         f"Time: about {duration(epoch)} an epoch (sampling {duration(expected.sampling)}, reward "

@@ -135,12 +135,12 @@ def _source(model: str, given: Mapping[str, Any]) -> "tuple[Path | None, RunConf
 
 def _load(config: "RunConfig", checkpoint: Path | None) -> "tuple[Policy, Params]":
     from ddpo_core import load_checkpoint
-    from ddpo_core.runs.parts import make_optimizer, make_policy
+    from ddpo_core.runs.parts import make_optimizer, make_policy, model_params
 
     policy = make_policy(config)
     if checkpoint is None:
         return policy, policy.params
-    return policy, load_checkpoint(checkpoint, policy, make_optimizer(config)).params
+    return policy, model_params(config, load_checkpoint(checkpoint, policy, make_optimizer(config)))
 
 
 def _sample(

@@ -169,13 +169,11 @@ def new_config(said: Mapping[str, Any], file: Path | None, preset: str | None) -
             raise CLIError(str(error)) from None
         is_of_the_file = str(error) == _fault({}, stored, task)
         raise CLIError(f"{file}{'' if is_of_the_file else ' and the flags'}: {error}") from None
-    if wanted.trainable == "unet" and "lora_rank" in said:
-        raise CLIError(f"--lora-rank {wanted.lora_rank} is of a LoRA, and --trainable unet has none; leave out one")
     for source, table in ((f"--preset {preset}", task), (file, stored)):
         unused = left_out(wanted, table or {})
         if unused and process_rank() == 0:
             options = ", ".join(unused)
-            say(f"{source}: what it says of {options} is left out, for {wanted.objective.name} has no use for it")
+            say(f"{source}: what it says of {options} is left out, since the run has no use for it")
     return wanted
 
 

@@ -23,8 +23,8 @@ SHOWN: Mapping[str, Sequence[str]] = {
     "What to train": ("model", "reward", "prompts"),
     "How to train": (
         "objective.name", "epochs", "fit.num_steps", "fit.samples_per_epoch", "fit.updates_per_epoch",
-        "objective.timestep_fraction", "learning_rate", "trainable", "lora_rank", "lora_alpha", "guidance_scale",
-        "seed", "device", "dtype", "gradient_checkpointing", "compile",
+        "objective.timestep_fraction", "learning_rate", "ema_decay", "trainable", "lora", "lora_rank", "lora_alpha",
+        "guidance_scale", "seed", "device", "dtype", "gradient_checkpointing", "compile",
     ),
     "Is the reward being gamed?": ("keep", "held_out", "on_hack", "watch_text"),
     "The run": ("keep_last", "tracker"),

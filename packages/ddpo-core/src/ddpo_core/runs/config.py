@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 
 from ddpo_core.config import FitConfig, parse_config
 from ddpo_core.errors import DDPOError
-from ddpo_core.runs.folder import CONFIG
+from ddpo_core.runs.folder import CONFIG, START
 
 BUILTIN_MODEL = "builtin:emoji"
 VERSIONS = "versions"
@@ -141,15 +141,31 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63, description="decides every random number")
     learning_rate: float = Field(3e-4, gt=0, description="AdamW's step size")
     learning_rate_half_life: float | None = Field(
-        None, gt=0, description="epochs after which the learning rate has halved; left out: it stays"
+        None, gt=0, description="epochs after which the learning rate has halved; left out, or inf: it stays"
+    )
+    learning_rate_cosine: PositiveInt | None = Field(
+        None, description="epochs over which the learning rate falls to 0, along half a cosine; left out: it does not"
+    )
+    learning_rate_warmup: PositiveInt | None = Field(
+        None, description="epochs over which the learning rate rises first; left out: it starts as it is"
     )
     weight_decay: float = Field(1e-4, ge=0, description="AdamW's decay, relative to the learning rate")
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of a moving average of what is trained that every update keeps, such as 0.99; the average "
+        "is the model that is evaluated, drawn and exported, while training goes on without; left out: there is none",
+    )
     trainable: Literal["lora", "unet"] = Field(
         "lora", description="what is trained: adapters on every attention projection, or all weights of the UNet"
     )
-    lora_rank: PositiveInt = Field(4, description="rank of the trained LoRA")
+    lora: str | None = Field(
+        None, description="start from this saved LoRA, a folder or file, with its rank and scale; left out: a fresh one"
+    )
+    lora_rank: PositiveInt | None = Field(None, description="rank of a fresh LoRA; left out: 4")
     lora_alpha: float | None = Field(
-        None, gt=0, description="the LoRA's update is scaled by lora_alpha / lora_rank; left out: by 1"
+        None, gt=0, description="a fresh LoRA's update is scaled by lora_alpha / lora_rank; left out: by 1"
     )
     guidance_scale: float = Field(5.0, ge=1, description="classifier-free guidance; 1 is none")
     negative_prompt: str | None = Field(None, description="what guidance steers away from; left out: the model's own")
@@ -237,11 +253,33 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _alpha_needs_a_lora(self) -> "RunConfig":
-        if self.trainable == "unet" and self.lora_alpha is not None:
+    def _options_of_a_lora_have_one(self) -> "RunConfig":
+        for name in _OF_A_LORA:
+            value = getattr(self, name)
+            if value is not None and self.trainable == "unet":
+                raise ValueError(
+                    f"{name}={value!r} is of a LoRA, and trainable='unet' has none: leave it out, or want "
+                    "trainable='lora'"
+                )
+            if value is not None and self.lora is not None and name != "lora":
+                raise ValueError(
+                    f"{name}={value!r} is for a fresh LoRA, and lora={self.lora!r} brings its own: leave one out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _the_learning_rate_has_one_end(self) -> "RunConfig":
+        halving, falling = self.learning_rate_half_life, self.learning_rate_cosine
+        if halving is not None and falling is not None:
             raise ValueError(
-                f"lora_alpha={self.lora_alpha!r} scales a LoRA, and trainable='unet' has none: leave it out, or want "
-                "trainable='lora'"
+                f"learning_rate_half_life={halving!r} and learning_rate_cosine={falling!r} are two ways for "
+                "the learning rate to fall: leave one out"
+            )
+        end = (self.learning_rate_warmup or 0) + (falling or self.epochs)
+        if self.epochs > end:
+            raise ValueError(
+                f"epochs={self.epochs} go on after epoch {end}, when learning_rate_cosine={falling!r} has taken the "
+                f"learning rate to 0: want at most {end}, or a longer learning_rate_cosine"
             )
         return self
 
@@ -325,6 +363,14 @@ passes than the reference makes, and weights that tell rewards of a few tenths o
 FOR_TRAINABLE: Mapping[str, Mapping[str, Any]] = {"unet": {"learning_rate": 1e-5}}
 """What differs where all weights of the UNet are trained (jannerm/ddpo, pipeline/policy_gradient.py)."""
 
+_OF_A_LORA = ("lora", "lora_rank", "lora_alpha")
+_REPLACES: Mapping[str, Sequence[str]] = {
+    "lora": ("lora_rank", "lora_alpha"),
+    "learning_rate_half_life": ("learning_rate_cosine",),
+    "learning_rate_cosine": ("learning_rate_half_life",),
+}
+"""What gives way to a key in the layers before the one that says it: defaults, a preset, the file of a run."""
+
 FREE_TO_CHANGE = frozenset(
     {
         "epochs", "device", "gradient_checkpointing", "compile", "sample_every", "checkpoint_every", "keep_last",
@@ -403,27 +449,31 @@ def run_config(
     is_whole = file.pop(VERSIONS, None) is not None
     if is_whole and _choices(file, given) != _choices(file):
         file = _beyond_its_defaults(file)
+    if not is_whole:  # both are somebody's word: neither drops what the other says
+        tables = {name: {**_table(file, name), **_table(given, name)} for name in ("fit", "objective")}
+        file, given = {}, {**file, **given, **tables}
     model = {"model": BUILTIN_MODEL, **task, **file, **given}["model"]
     algorithm, trainable = _algorithm(given) or _algorithm(file), {**file, **given}.get("trainable")
     if is_whole and _algorithm(given):
         file = {**file, "objective": _shared_options(_table(file, "objective"), algorithm)}
-    elif not is_whole:  # both are somebody's word: what the one says of the objective is not dropped for the other
-        given = {**given, "objective": {**_table(file, "objective"), **_table(given, "objective")}}
-        file = {**file, "objective": {}}
     brought = _brought_along(model, algorithm, trainable)
     layers = (*_brought_along(model, _algorithm(task), task.get("trainable")), task, *brought, file, given)
     return validate(_known(FOR_MODEL, model), *layers)
 
 
 def left_out(config: RunConfig, said: Mapping[str, Any]) -> list[str]:
-    """Return the options of the objective in `said` that `config` has no use for: those of another algorithm, say.
+    """Return the options in `said` that `config` has no use for, such as those of another algorithm.
 
     Example:
         >>> preset = {"objective": {"clip_range": 1e-3, "timestep_fraction": 0.5}}
         >>> left_out(run_config({"objective": {"name": "rwr"}}, preset=preset), preset)
         ['clip_range']
     """
-    return [key for key in _table(said, "objective") if getattr(config.objective, key, None) is None]
+    replaced = (*_OF_A_LORA, *(name for names in _REPLACES.values() for name in names))
+    return [
+        *(key for key in said if key in replaced and getattr(config, key) is None),
+        *(key for key in _table(said, "objective") if getattr(config.objective, key, None) is None),
+    ]
 
 
 def validate(*layers: Mapping[str, Any]) -> RunConfig:
@@ -445,7 +495,7 @@ def validate(*layers: Mapping[str, Any]) -> RunConfig:
     fit: dict[str, Any] = {}
     objective: dict[str, Any] = {"name": "ddpo-is"}
     for layer in layers:
-        whole |= layer
+        whole |= {**dict.fromkeys(_replaced_by(layer)), **layer}
         fit |= _table(layer, "fit")
         objective = _override(objective, _table(layer, "objective"))
     if "algorithm" in whole:
@@ -515,6 +565,8 @@ def read_run_config(run: Path) -> RunConfig:
     """
     stored = read_toml(run / CONFIG)
     stored.pop(VERSIONS, None)
+    if (run / START).is_dir():  # which is found where the run is now
+        stored["lora"] = str(run / START)
     try:
         return validate(stored)
     except DDPOError as error:
@@ -564,6 +616,13 @@ def _override(before: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, 
                 f"{key!r} is an option of {' and '.join(owners)}, and the objective is {name!r}; leave it out"
             )
     return {**kept, **table}
+
+
+def _replaced_by(layer: Mapping[str, Any]) -> list[str]:
+    """List what the choices in a layer leave no use for."""
+    said = [key for key, value in layer.items() if value is not None]
+    whole_unet = _OF_A_LORA if layer.get("trainable") == "unet" else ()
+    return [*whole_unet, *(name for key in said for name in _REPLACES.get(key, ()))]
 
 
 def _objective_model(name: object) -> type[ObjectiveOptions]:

@@ -162,6 +162,7 @@ def _table(config: RunConfig, rows: Sequence[Mapping[str, Any]]) -> str:
         "denoising steps": config.fit.num_steps,
         "guidance scale": config.guidance_scale,
         "learning rate": config.learning_rate,
+        **({} if config.ema_decay is None else {"moving average of the weights": config.ema_decay}),
         **_adapters(config),
         "seed": config.seed,
     }
@@ -171,7 +172,10 @@ def _table(config: RunConfig, rows: Sequence[Mapping[str, Any]]) -> str:
 def _adapters(config: RunConfig) -> dict[str, Any]:
     if config.trainable == "unet":
         return {"trained": "all weights of the UNet"}
-    return {"LoRA rank": config.lora_rank, "LoRA alpha": config.lora_alpha or config.lora_rank}
+    if config.lora is not None:
+        return {"trained": "a LoRA, from a saved one on"}
+    rank = config.lora_rank or 4
+    return {"LoRA rank": rank, "LoRA alpha": config.lora_alpha or rank}
 
 
 def _is_local(model: str) -> bool:

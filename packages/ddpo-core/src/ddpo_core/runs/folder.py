@@ -3,6 +3,7 @@
 config.toml      the whole configuration, and the versions that ran it
 metrics.jsonl    one object per epoch
 samples.jsonl    one object per sample of every epoch
+start/           the LoRA that it started from, where it did
 samples/         epoch-0000.png ...: the same prompts and seeds every time; before-after.png
 checkpoints/     epoch-000010/ ...
 model.json       which epoch is the run's model, and which is the best by what is not optimised
@@ -32,6 +33,7 @@ MODEL_RECORD = "model.json"
 REWARD_STATE = "reward.json"
 EVALUATION = "evaluation.json"
 LORA, MODEL = "lora", "model"
+START = "start"
 SUPERSEDED = "superseded"
 
 # What a file system says that has no locks.

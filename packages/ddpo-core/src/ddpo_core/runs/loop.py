@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from statistics import fmean
@@ -22,7 +23,9 @@ import torch
 
 from ddpo_core.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
 from ddpo_core.constraints import Constraints, Gains, Level, Measure
+from ddpo_core.diffusion.export import save_lora
 from ddpo_core.diffusion.models import choose_dtype
+from ddpo_core.diffusion.network import LORA_FILE
 from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import DDPOError
 from ddpo_core.evaluation import Evaluation, evaluate
@@ -53,6 +56,7 @@ from ddpo_core.runs.events import Drawn, Epoch, Event, Finished, Noted, Saved, S
 from ddpo_core.runs.export import artefact_path, write_artefact, write_model_card
 from ddpo_core.runs.folder import (
     CONFIG,
+    START,
     create_run,
     evaluated_epoch,
     find_checkpoint,
@@ -75,7 +79,7 @@ from ddpo_core.runs.log import (
     read_metrics,
 )
 from ddpo_core.runs.model import ModelRecord, best_epoch, judged_epoch, write_model_record
-from ddpo_core.runs.parts import Parts, load_parts
+from ddpo_core.runs.parts import Parts, load_parts, model_params
 from ddpo_core.runs.pictures import grid, save_png, to_pil
 from ddpo_core.runs.plateau import FIXED_SAMPLES, halved, is_due, rate_scale, scale_of, with_rate_scale
 from ddpo_core.runs.rescue import Keeper, attach_rescue, load_reward_states
@@ -151,6 +155,7 @@ def train(
         None if output is None else Path(output), label=label(config.reward), config=to_toml(config, _device(loaded))
     )
     with locked(folder) as is_locked:
+        job = _with_its_start(folder, job)
         yield from _train_run(folder, job, state, notes=[] if is_locked else [_NO_LOCKS])
 
 
@@ -207,6 +212,7 @@ def resume(
                 f"epochs={2 * config.epochs}"
             )
         with hold(f"going back to epoch {state.epoch}"):
+            job = _with_its_start(folder, job)
             notes = _prepare(folder, job, state)
         notes += [] if is_locked else [_NO_LOCKS]
         yield from _train_run(folder, job, state, notes=notes)
@@ -259,6 +265,17 @@ def _as_resolved(config: RunConfig, parts: Parts) -> RunConfig:
     """Write down the dtype that was chosen by the device: on another device, the run keeps it."""
     dtype = choose_dtype(None, torch.device(_device(parts)))
     return config if config.dtype else config.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+
+
+def _with_its_start(run: Path, job: _Job) -> _Job:
+    """Keep the LoRA that a run starts from in its folder: where it came from, it may be trained on, or go."""
+    policy, place = job.parts.policy, run / START
+    if job.config.lora is None or job.config.lora == str(place):
+        return job
+    save_lora(place, policy.params, scale=policy.lora_scale)
+    config = job.config.model_copy(update={"lora": str(place)})
+    write_text(run / CONFIG, to_toml(config, _device(job.parts)))
+    return replace(job, config=config)
 
 
 def _prepare(run: Path, job: _Job, state: TrainState) -> list[str]:
@@ -314,9 +331,10 @@ def _evaluated(run: Path, job: _Job, keeper: Keeper, log: Log, rows: Sequence[Ma
             keeper.go_back(chosen)
             saved = [path for path in saved if path.exists()]
         artefact = artefact_path(run, config)
-        write_artefact(artefact, config, chosen.params, lora_scale=job.parts.policy.lora_scale)
+        params = model_params(config, chosen)
+        write_artefact(artefact, config, params, lora_scale=job.parts.policy.lora_scale)
     yield from map(Saved, saved)
-    after = _evaluate(job, chosen.params, count=config.eval_samples)
+    after = _evaluate(job, params, count=config.eval_samples)
     with job.hold("what came of the run"):
         drawn = _draw(run, job, chosen.epoch, after)
         notes = log(_record_of(drawn))
@@ -349,6 +367,8 @@ def _base(run: Path, job: _Job, log: Log, *, is_new: bool) -> Generator[Event, N
         "num_steps": config.fit.num_steps,
         **config.model_dump(mode="json", include=_DECIDE_THE_BASE),
     }
+    if config.lora is not None:
+        described["lora"] = sha256((run / START / LORA_FILE).read_bytes()).hexdigest()
     kept = load_base(run, prompts, described=described)
     path = sample_path(run, 0)
     if kept is not None and path.is_file():
@@ -544,7 +564,7 @@ def _look(
     )
     if not count:
         return {}, None, None
-    evaluation = _evaluate(job, state.params, count=count)
+    evaluation = _evaluate(job, model_params(config, state), count=count)
     held_out = {name: fmean(map(float, evaluation.info[name])) for name in job.held_out}
     return held_out, evaluation if is_shown else None, _plateau_scores(evaluation) if is_compared else None
 

@@ -1,6 +1,5 @@
 """From a configuration to what training takes: the policy, the prompts, the optimizer and the objective."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -9,10 +8,10 @@ import torch
 from ddpo_core.advantages import Baseline, per_epoch, per_group, per_prompt, per_run
 from ddpo_core.diffusion.models import load_policy
 from ddpo_core.objectives import Objective, ddpo_is, ddpo_sf, rwr, sparse_rwr
-from ddpo_core.optim import adamw, half_life
+from ddpo_core.optim import adamw, constant, cosine, ema_params, half_life, warmup, with_ema
 from ddpo_core.prompts import PromptSet, prompt_set
 from ddpo_core.runs.config import ObjectiveOptions, RunConfig, RWROptions, SparseRWROptions
-from ddpo_core.types import Optimizer, Policy
+from ddpo_core.types import Optimizer, Params, Policy, TrainState
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BASELINES: Mapping[str, Callable[..., Baseline]] = {
@@ -58,16 +57,34 @@ def make_policy(config: RunConfig) -> Policy:
         "gradient_checkpointing": config.gradient_checkpointing,
         "compile": config.compile,
     }
-    if config.trainable == "lora":
-        options |= {"lora_rank": config.lora_rank, "lora_alpha": config.lora_alpha}
+    options |= config.model_dump(include={"lora", "lora_rank", "lora_alpha"})
     return load_policy(config.model, **options)
 
 
 def make_optimizer(config: RunConfig) -> Optimizer:
-    """Return the optimizer of `config`: AdamW, whose rate halves after so many epochs where that is said."""
+    """Return the optimizer of `config`: AdamW, with the schedule and the average of the params that it asks for.
+
+    Example:
+        >>> from ddpo_core.runs.config import run_config
+        >>> kept = make_optimizer(run_config({"ema_decay": 0.99})).init({"weight": torch.zeros(1)})
+        >>> list(kept)
+        ['step', 'first_moment/weight', 'second_moment/weight', 'ema/weight']
+    """
     updates = config.fit.updates_per_epoch * config.fit.passes_per_epoch
-    halving = updates * config.learning_rate_half_life if config.learning_rate_half_life else math.inf
-    return adamw(half_life(config.learning_rate, halving), weight_decay=config.weight_decay)
+    schedule = constant(config.learning_rate)
+    if config.learning_rate_half_life is not None:
+        schedule = half_life(config.learning_rate, updates * config.learning_rate_half_life)
+    if config.learning_rate_cosine is not None:
+        schedule = cosine(config.learning_rate, updates * config.learning_rate_cosine)
+    if config.learning_rate_warmup is not None:
+        schedule = warmup(schedule, updates * config.learning_rate_warmup)
+    optimizer = adamw(schedule, weight_decay=config.weight_decay)
+    return optimizer if config.ema_decay is None else with_ema(optimizer, config.ema_decay)
+
+
+def model_params(config: RunConfig, state: TrainState) -> Params:
+    """Return the params of the model that `state` stands for: those that are trained, or the average that is kept."""
+    return state.params if config.ema_decay is None else ema_params(state.opt_state)
 
 
 def make_objective(options: ObjectiveOptions) -> Objective:
