@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ddpo_cli.errors import INCONCLUSIVE, SUSCEPTIBLE, CLIError
+from ddpo_cli.score import ImageColumn, PromptColumn
 from ddpo_cli.ui.console import Format, FormatOption, emit, foreign_output, say
 from ddpo_cli.ui.progress import counted, loading
 
@@ -86,13 +87,8 @@ def probe(
             show_default="a metadata.csv or metadata.jsonl beside them",
         ),
     ] = None,
-    prompt_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Column of the prompt.", show_default="prompt, text or caption")
-    ] = None,
-    image_column: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Column of the image's path.", show_default="file_name, image or path"),
-    ] = None,
+    prompt_column: PromptColumn = None,
+    image_column: ImageColumn = None,
     num_images: Annotated[
         int | None,
         typer.Option(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO, TypeAlias
 
 import typer
 from rich.console import Console
@@ -15,6 +15,14 @@ from ddpo_cli.ui.progress import counted
 
 if TYPE_CHECKING:
     from ddpo_rewards.folders import Row
+
+PromptColumn: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Column of the prompt.", show_default="prompt, text or caption")
+]
+ImageColumn: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Column of the image's path.", show_default="file_name, image, path or file"),
+]
 
 NAMED_FAILURES = 10
 
@@ -82,13 +90,8 @@ def score(
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="One prompt for every image.", show_default=False)
     ] = None,
-    prompt_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Column of the prompt.", show_default="prompt, text or caption")
-    ] = None,
-    image_column: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Column of the image's path.", show_default="file_name, image, path or file"),
-    ] = None,
+    prompt_column: PromptColumn = None,
+    image_column: ImageColumn = None,
     output: Annotated[
         Path | None,
         typer.Option(
