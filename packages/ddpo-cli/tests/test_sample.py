@@ -32,12 +32,14 @@ def test_prompts_and_seeds_decide_the_images(ddpo, tiny_model):
 
 def test_a_run_and_any_of_its_checkpoints_are_drawn_with_their_own_weights(ddpo, quick):
     ddpo(*quick, "--learning-rate", "0.1", "--output", "run")
-    sources = {"model": quick[2], "run": "run", "first": "run/checkpoints/epoch-000001"}
+    sources = {"model": quick[2:3], "run": ["run"], "first": ["run/checkpoints/epoch-000001"]}
+    sources |= {"none": ["run", "--lora-scale", "0"], "half": ["run", "--lora-scale", "0.5"]}
     for name, source in sources.items():
-        result = ddpo("sample", source, *SMALL, "--guidance-scale", "1", "-o", f"{name}.png")
+        result = ddpo("sample", *source, *SMALL, "--guidance-scale", "1", "-o", f"{name}.png")
         assert result.exit_code == 0, result.output
-    drawn = [pixels(f"{name}.png").tobytes() for name in sources]
-    assert len(set(drawn)) == 3
+    drawn = {name: pixels(f"{name}.png").tobytes() for name in sources}
+    assert drawn["none"] == drawn["model"]
+    assert len(set(drawn.values())) == 4
 
 
 def test_what_is_drawn_separately_can_be_scored_with_its_prompts(ddpo, tiny_model):
@@ -53,6 +55,7 @@ def test_what_is_drawn_separately_can_be_scored_with_its_prompts(ddpo, tiny_mode
         (["--prompt", "x", "--prompts", "counting"], "the one or the other"),
         (["--prompts", "coutning"], "did you mean 'counting'"),
         (["--output", "."], "is a folder"),
+        (["--lora-scale", "0.5"], "no LoRA was trained in 'builtin:emoji'"),
         (["--separate", "full"], "is not empty"),
     ],
 )

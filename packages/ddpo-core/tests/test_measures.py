@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpo_core import DDPOError, sample_trajectories, toy
-from ddpo_core.gaming.measures import image_statistics, initial_kl, prompt_diversity
+from ddpo_core import DDPOError, PromptSet, sample_trajectories, toy
+from ddpo_core.gaming.measures import image_statistics, initial_kl, negative_kl_measure, prompt_diversity
+from ddpo_core.sampling import roll_out
 
 BLACK, WHITE, RED = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (1.0, 0.0, 0.0)
 
@@ -96,6 +97,17 @@ def test_the_divergence_from_the_initial_policy_is_that_of_shifted_gaussians():
     expected = sum(0.125 / std**2 for std in stds) / len(stds)
     assert initial_kl(moved, params, sampled) == pytest.approx(expected, rel=1e-5)
     assert initial_kl(moved, moved.params, sampled) == 0
+
+
+def test_the_divergence_that_is_kept_is_the_one_that_is_reported():
+    policy = toy.policy()
+    moved = {name: leaf + 0.2 for name, leaf in policy.params.items()}
+    prompts = PromptSet(("left", "right") * 1000, ({},) * 2000)
+    drawn = roll_out(policy, moved, toy.reward, prompts, seeds=range(2000), num_steps=4, batch_size=500)
+    signal = negative_kl_measure(policy, batch_size=300)(drawn, range(2000))["negative_kl"].double()
+    expected, error = initial_kl(policy, moved, drawn.trajectories), signal.std().item() / 2000**0.5
+    assert expected > 10 * error
+    assert abs(signal.mean().item() + expected) < 4 * error
 
 
 def test_a_deterministic_policy_has_no_divergence():

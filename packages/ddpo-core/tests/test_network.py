@@ -8,6 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from ddpo_core import (
+    DDPOError,
     FitConfig,
     adamw,
     ddpo_is,
@@ -19,6 +20,7 @@ from ddpo_core import (
     rwr,
     sample_trajectories,
     save_checkpoint,
+    scale_lora,
     stable_diffusion_policy,
 )
 from ddpo_core.diffusion.network import _scale_gradient
@@ -72,6 +74,33 @@ def test_checkpointing_computes_the_blocks_again_and_not_the_wrong_way(make_pipe
     assert runs == [False] * 3 + [True] * 6
     pipeline.unet.enable_gradient_checkpointing()
     assert _difference(_gradients(policy), right) > 0.1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of the CPU")
+def test_attention_in_half_precision_is_recomputed_as_it_was_computed(make_pipeline):
+    plain = _gradients(_policy("lora", make_pipeline(), dtype=torch.bfloat16))
+    checkpointed = _gradients(_policy("lora", make_pipeline(), dtype=torch.bfloat16, gradient_checkpointing=True))
+    assert plain.norm() > 0
+    assert torch.equal(plain, checkpointed)
+
+
+def test_half_of_a_lora_is_half_of_its_update(make_pipeline):
+    pipeline = make_pipeline()
+    policy = _policy("lora", pipeline)
+    trained = {name: leaf + 0.1 for name, leaf in policy.params.items()}
+    half = scale_lora(trained, 0.5)
+    down, up = (
+        f"mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_{side}.default.weight" for side in ("A", "B")
+    )
+    torch.testing.assert_close(half[up] @ half[down], 0.5 * trained[up] @ trained[down])
+    # At 0 it draws what the base model draws, to the bit.
+    base, none = (
+        sample_trajectories(policy, params, PROMPTS, num_steps=2, seeds=[0, 1]).latents
+        for params in (policy.params, scale_lora(trained, 0.0))
+    )
+    assert torch.equal(base, none)
+    with pytest.raises(DDPOError, match="there is no LoRA to scale"):
+        scale_lora({"weight": torch.ones(1)}, 0.5)
 
 
 # torch.compile looks at the gradients of tensors that are no leaves, and warns itself about it.

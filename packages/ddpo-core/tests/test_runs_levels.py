@@ -45,8 +45,23 @@ def test_a_configuration_keeps_each_signal_once_and_nothing_where_that_is_said()
         run_config({"keep": "a>=b"})
 
 
+@pytest.mark.parametrize("text", ["negative_kl", "negative_kl>=0", "negative_kl>=0.1", "negative_kl>=-90%"])
+def test_a_divergence_is_kept_below_0_or_is_one_clear_line(text):
+    with pytest.raises(DDPOError, match=r"is 0 before training: want negative_kl>=NUMBER below 0, as -0.001"):
+        run_config({"keep": text})
+
+
+def test_a_divergence_has_its_level_as_its_unit_for_before_training_no_sample_differs(tmp_path):
+    assert _find(tmp_path, "negative_kl>=-0.25") == {"negative_kl": Level(-0.25, unit=0.25)}
+
+
+def test_only_what_the_initial_policy_sees_leaves_it_no_judge():
+    assert run_config({"keep": "negative_kl>=-0.001"}).judged_samples == run_config({"keep": "none"}).judged_samples > 0
+    assert run_config({"keep": "familiarity"}).judged_samples == 0
+
+
 def test_only_rewards_have_to_be_given():
-    assert references(("familiarity", "a:b>=1", "prompt_margin>=90%")) == ("a:b",)
+    assert references(("familiarity", "a:b>=1", "prompt_margin>=90%", "negative_kl>=-1")) == ("a:b",)
 
 
 def test_levels_are_measured_once_and_read_back_as_they_were(tmp_path):

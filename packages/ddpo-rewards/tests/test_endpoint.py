@@ -194,7 +194,15 @@ def asking() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("endpoint")]
 
 
-def test_an_interruption_does_not_wait_for_the_server(serve):
+@pytest.fixture
+def interruptible():
+    """Have Python raise at Ctrl-C, which a shell that starts tests in the background has it ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interruption_does_not_wait_for_the_server(serve, interruptible):
     # No request is answered; at the first, the main thread gets what Ctrl-C sends it.
     release = threading.Event()
 

@@ -71,6 +71,10 @@ def evaluate(
     num_steps: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Denoising steps.", show_default="the run's")
     ] = None,
+    lora_scale: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="How much of the LoRA's update to take: 0 is the base model.", show_default="1"),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, ...", show_default="the run's")
     ] = None,
@@ -91,7 +95,7 @@ def evaluate(
     """Compare a finetuned model with its base, side by side on seen and unseen prompts."""
     from ddpo_cli.setup import RewardFunction
     from ddpo_cli.train_options import as_table
-    from ddpo_core import load_checkpoint
+    from ddpo_core import load_checkpoint, scale_lora
     from ddpo_core.runs.compare import CONFIDENCE, comparison_rows, draw_pairs, save_pairs
     from ddpo_core.runs.config import read_run_config, validate
     from ddpo_core.runs.model import find_model
@@ -100,7 +104,10 @@ def evaluate(
     folder, checkpoint = find_model(run)
     given = as_table({"fit__num_steps": num_steps, "device": device})
     config = validate(read_run_config(folder).model_dump(exclude_none=True), given)
-    place = output or folder / "eval" / checkpoint.name
+    if lora_scale is not None and config.trainable != "lora":
+        raise CLIError(f"--lora-scale {lora_scale:g}: {str(folder)!r} trained a whole UNet; leave it out")
+    name = checkpoint.name if lora_scale is None else f"{checkpoint.name}-lora-scale-{lora_scale:g}"
+    place = output or folder / "eval" / name
     with foreign_output():
         rewards = _build_rewards(config, reward or ())
         sets = _choose_sets(config, prompts or (), rewards, num_images)
@@ -109,6 +116,7 @@ def evaluate(
         with loading(f"Loading {checkpoint}"):
             policy = make_policy(config)
             finetuned = model_params(config, load_checkpoint(checkpoint, policy, make_optimizer(config)))
+            finetuned = finetuned if lora_scale is None else scale_lora(finetuned, lora_scale)
         with _progress(2 * sum(len(chosen.prompts) for chosen in sets.values())) as told:
             pairs = list(
                 draw_pairs(
@@ -130,9 +138,10 @@ def evaluate(
         "model": config.model,
         "num_steps": config.fit.num_steps,
         "guidance_scale": config.guidance_scale,
+        **({} if lora_scale is None else {"lora_scale": lora_scale}),
     }
     save_pairs(place, pairs, rows, described=described)
-    _print_rows(rows, format, title=f"{folder}: base and {checkpoint.name}, {CONFIDENCE:.0%} intervals")
+    _print_rows(rows, format, title=f"{folder}: base and {name}, {CONFIDENCE:.0%} intervals")
     say(f"Grids and every score: {place}")
 
 

@@ -68,6 +68,10 @@ def sample(
         float | None,
         typer.Option(metavar="X", min=1, help="Classifier-free guidance.", show_default="the run's, else 1"),
     ] = None,
+    lora_scale: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="How much of the LoRA's update to take: 0 is the base model.", show_default="1"),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PNG", help="The grid.")] = Path("samples.png"),
     separate: Annotated[
         Path | None,
@@ -90,7 +94,7 @@ def sample(
     if prompt and prompts:
         raise CLIError("got --prompt and --prompts; give the one or the other")
     from ddpo_cli.train_options import as_table
-    from ddpo_core import prompt_set
+    from ddpo_core import prompt_set, scale_lora
     from ddpo_core.runs.compare import fixed_prompts
     from ddpo_core.runs.pictures import grid, save_png
 
@@ -101,6 +105,8 @@ def sample(
         "device": device,
     }
     checkpoint, config = _source(model, as_table(flags))
+    if lora_scale is not None and (checkpoint is None or config.trainable != "lora"):
+        raise CLIError(f"--lora-scale {lora_scale:g}: no LoRA was trained in {model!r}; want a run of which one was")
     if prompt:
         drawn = tuple(prompt[index % len(prompt)] for index in range(num_images))
     else:
@@ -109,6 +115,7 @@ def sample(
     with foreign_output():
         with loading(f"Loading {checkpoint or config.model}"):
             policy, params = _load(config, checkpoint)
+            params = params if lora_scale is None else scale_lora(params, lora_scale)
         with counted("sampling") as told:
             images: list[Image] = []
             for batch in _sample(policy, params, drawn, seeds, config):

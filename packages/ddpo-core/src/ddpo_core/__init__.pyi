@@ -27,6 +27,7 @@ from ddpo_core.diffusion.export import save_lora as save_lora
 from ddpo_core.diffusion.export import save_pipeline as save_pipeline
 from ddpo_core.diffusion.models import load_policy as load_policy
 from ddpo_core.diffusion.models import stable_diffusion_policy as stable_diffusion_policy
+from ddpo_core.diffusion.network import scale_lora as scale_lora
 from ddpo_core.distributed import SINGLE as SINGLE
 from ddpo_core.distributed import Processes as Processes
 from ddpo_core.distributed import processes_from_environment as processes_from_environment
@@ -43,6 +44,7 @@ from ddpo_core.gaming.measures import image_statistics as image_statistics
 from ddpo_core.gaming.measures import initial_kl as initial_kl
 from ddpo_core.gaming.measures import initial_view as initial_view
 from ddpo_core.gaming.measures import initial_view_measure as initial_view_measure
+from ddpo_core.gaming.measures import negative_kl_measure as negative_kl_measure
 from ddpo_core.gaming.measures import prompt_diversity as prompt_diversity
 from ddpo_core.gaming.monitors import Mean as Mean
 from ddpo_core.gaming.monitors import Monitor as Monitor

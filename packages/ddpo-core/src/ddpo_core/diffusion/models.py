@@ -33,6 +33,7 @@ from ddpo_core.diffusion.network import (
     enable_checkpointing,
     functional_network,
     guided,
+    use_plain_attention,
 )
 from ddpo_core.diffusion.text import text_of
 from ddpo_core.emoji import pipeline_path
@@ -184,6 +185,8 @@ def stable_diffusion_policy(
         if getattr(pipeline, name, None) is not None:
             _freeze(getattr(pipeline, name), place, compute_dtype)
     params, scale = _trained(pipeline.unet, trainable, lora, lora_rank, lora_alpha, lora_targets)
+    if place.type == "cpu" and compute_dtype != torch.float32:
+        use_plain_attention(pipeline.unet)
     if gradient_checkpointing:
         enable_checkpointing(pipeline.unet)
     factor = pipeline.vae_scale_factor

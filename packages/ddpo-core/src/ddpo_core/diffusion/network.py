@@ -5,15 +5,18 @@ import math
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from ddpo_core.errors import DDPOError
@@ -35,8 +38,13 @@ LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 ADAPTER = "default"
 """peft's name for the adapters; part of the names of their leaves."""
 
+_UP = f".lora_B.{ADAPTER}."
+
 # float16 loses gradients below 6e-8, which means over latents, steps and samples soon reach.
 _HALF_GRADIENT_SCALE = 2.0**13
+
+# Beyond, the matrix of all pairs of tokens takes more memory than what is saved is worth.
+_PLAIN_ATTENTION_TOKENS = 256
 
 
 def functional_network(
@@ -93,6 +101,15 @@ def enable_checkpointing(unet: Any) -> None:
     back: the gradient is silently and entirely wrong. Here every block is recomputed with what it was called with.
     """
     unet.enable_gradient_checkpointing(gradient_checkpointing_func=_checkpoint_bound)
+
+
+def use_plain_attention(unet: Any) -> None:
+    """Compute attention over few tokens as two products of matrices, for half precision on a CPU.
+
+    PyTorch's fused attention is quicker forwards there, and so much slower backwards that training in bfloat16 takes
+    longer than in float32.
+    """
+    unet.set_attn_processor(_PlainAttention())
 
 
 def attach_lora(
@@ -186,6 +203,30 @@ def attach_saved_lora(unet: Any, path: str | os.PathLike[str]) -> tuple[Params, 
     return {name: saved[place].to(params[name]) for name, place in places.items()}, scale
 
 
+def scale_lora(params: Params, scale: float) -> dict[str, Tensor]:
+    """Take only so much of what a LoRA changes: 0 is the base model, 1 the finetuned one.
+
+    Where a reward was optimised too far, less of it can be the better model, without training again.
+
+    Args:
+        params: The leaves of a LoRA.
+        scale: What its update is multiplied by.
+
+    Raises:
+        DDPOError: If these are no leaves of a LoRA.
+
+    Example:
+        >>> leaves = {"to_q.lora_A.default.weight": torch.ones(1, 2), "to_q.lora_B.default.weight": torch.ones(2, 1)}
+        >>> [leaf.mean().item() for leaf in scale_lora(leaves, 0.5).values()]
+        [1.0, 0.5]
+
+    Source: as the scale of `cross_attention_kwargs` in diffusers.
+    """
+    if not any(_UP in name for name in params):
+        raise DDPOError("there is no LoRA to scale: want a model of which a LoRA was trained")
+    return {name: scale * leaf if _UP in name else leaf for name, leaf in params.items()}
+
+
 def _refuse(file: Path, what: str, keys: Collection[str]) -> None:
     if keys:
         first, *others = sorted(keys)
@@ -201,6 +242,14 @@ def _checkpoint_bound(module: nn.Module, *inputs: Any) -> Any:
         use_reentrant=False,
         preserve_rng_state=False,  # nothing in a UNet draws
     )
+
+
+class _PlainAttention(AttnProcessor2_0):  # type: ignore[misc]
+    def __call__(self, attn: nn.Module, hidden_states: Tensor, *others: Any, **named: Any) -> Tensor:
+        is_small = hidden_states.shape[1] <= _PLAIN_ATTENTION_TOKENS
+        with sdpa_kernel(SDPBackend.MATH) if is_small else nullcontext():
+            output: Tensor = super().__call__(attn, hidden_states, *others, **named)
+        return output
 
 
 def _scale_gradient(tensor: Tensor, scale: float) -> Tensor:

@@ -15,10 +15,11 @@ from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import DDPOError
 from ddpo_core.losses import kl_penalty
 from ddpo_core.random import gaussian_noise, generator
-from ddpo_core.sampling import Rollout, encode_once, stochastic_steps, take_rows
+from ddpo_core.sampling import Rollout, encode_once, replay_log_probs, stochastic_steps, take_rows
 from ddpo_core.types import Params, Policy, Trajectories
 
 EVIDENCE, FAMILIARITY, MARGIN = "prompt_evidence", "familiarity", "prompt_margin"
+NEGATIVE_KL = "negative_kl"
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _DARK, _BRIGHT = 0.1, 0.9
@@ -225,6 +226,59 @@ def initial_view_measure(policy: Policy, prompts: Sequence[str], *, batch_size: 
         }
 
     return measure
+
+
+def negative_kl_measure(policy: Policy, *, batch_size: int = 8) -> Measure:
+    """Measure how far samples are from what the initial policy would have drawn, as `negative_kl`, for `fit` to keep.
+
+        negative_kl = mean over the stochastic steps of (log_prob of the initial policy - log_prob)
+
+    0 before training. Its mean estimates minus the `initial_kl` without bias, with a standard error of about
+    `sqrt(2 kl / (latent dimensions * steps * samples))`. Kept above a level, it is a KL penalty whose weight adapts.
+
+    Args:
+        policy: Its initial `params` are compared with.
+        batch_size: How many samples are looked at at once; that of sampling makes it exactly 0 before training.
+
+    Raises:
+        DDPOError: When it measures, if every step is deterministic.
+
+    Example:
+        >>> from ddpo_core import PromptSet, measure_base, toy
+        >>> policy = toy.policy()
+        >>> base = measure_base(policy, [negative_kl_measure(policy)], PromptSet(("left", "right"), ({}, {})),
+        ...                     num_steps=4, seeds=[0, 1])
+        >>> base["negative_kl"]
+        tensor([0., 0.])
+
+    Source: Ziegler et al. 2019 (Fine-Tuning Language Models from Human Preferences), section 2.2: the penalty in the
+        reward, and its adaptive weight.
+    """
+
+    @torch.no_grad()
+    def measure(rollout: Rollout, seeds: Sequence[int]) -> dict[str, Tensor]:
+        trajectories = rollout.trajectories
+        steps = list(trajectories.stochastic)
+        if not steps:
+            raise DDPOError("every step of this policy is deterministic, so it has no KL divergence: want eta above 0")
+        parts = [slice(start, start + batch_size) for start in range(0, len(seeds), batch_size)]
+        differences = [
+            replay_log_probs(policy, policy.params, _rows_of(trajectories, part), steps)
+            - trajectories.log_probs[part][:, steps]
+            for part in parts
+        ]
+        return {NEGATIVE_KL: torch.cat(differences).mean(1).cpu()}
+
+    return measure
+
+
+def _rows_of(trajectories: Trajectories, part: slice) -> Trajectories:
+    return trajectories._replace(
+        latents=trajectories.latents[part],
+        log_probs=trajectories.log_probs[part],
+        prompt_index=trajectories.prompt_index[part],
+        prompts=trajectories.prompts[part],
+    )
 
 
 def _statistics(images: Tensor) -> dict[str, Tensor]:

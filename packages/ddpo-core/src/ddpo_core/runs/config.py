@@ -22,8 +22,11 @@ VERSIONS = "versions"
 RECORDED = ("ddpo-cli", "ddpo-core", "ddpo-rewards", "torch", "diffusers", "transformers", "peft", "pillow", "numpy")
 
 
-NO_OTHER_MODEL = ("prompt_margin", "familiarity")
-"""What can be kept with any model and without another: what the initial policy sees (`initial_view_measure`)."""
+INITIAL_VIEW = ("prompt_margin", "familiarity")
+"""What the initial policy sees in samples (`initial_view_measure`): kept with any model, and without another."""
+
+NEGATIVE_KL = "negative_kl"
+"""How near samples are to the initial policy's (`negative_kl_measure`): likewise."""
 
 _JUDGED = 32
 
@@ -204,7 +207,8 @@ class RunConfig(BaseModel):
         (),
         description="what must not fall while the reward rises, by learned multipliers: REF, REF>=NUMBER or "
         "REF>=PERCENT% of what it is before training, for any reward, for prompt_margin (how much better the initial "
-        "model cleans a sample when told its prompt) and for familiarity (how well it cleans it); none: nothing",
+        "model cleans a sample when told its prompt), for familiarity (how well it cleans it) and for negative_kl "
+        "(minus the KL divergence from it, such as negative_kl>=-0.001); none: nothing",
     )
     on_hack: Literal["warn", "stop", "rollback"] = Field(
         "warn",
@@ -233,7 +237,7 @@ class RunConfig(BaseModel):
         """In how many samples of an epoch the initial model looks for the prompt."""
         if self.evidence_samples is not None:
             return self.evidence_samples
-        return 0 if {parse_keep(text).reference for text in self.keep} & set(NO_OTHER_MODEL) else _JUDGED
+        return 0 if {parse_keep(text).reference for text in self.keep} & set(INITIAL_VIEW) else _JUDGED
 
     @model_validator(mode="after")
     def _ddpo_sf_stays_on_policy(self) -> "RunConfig":
@@ -318,7 +322,7 @@ FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
         "learning_rate_half_life": 30.0,
         "lora_rank": 8,
         "guidance_scale": 1.0,
-        "keep": NO_OTHER_MODEL,
+        "keep": INITIAL_VIEW,
         "objective": {
             "baseline": "run",
             "timestep_weighting": "noise",
@@ -395,7 +399,7 @@ def parse_keep(text: str) -> Keep:
     """Take a reference and its level apart.
 
     Raises:
-        DDPOError: If there is no reference, or the level is no number.
+        DDPOError: If there is no reference, the level is no number, or none that the signal can keep.
 
     Example:
         >>> parse_keep("clip_score>=97%")
@@ -405,6 +409,8 @@ def parse_keep(text: str) -> Keep:
     number = re.fullmatch(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*(%?)", wanted)
     if not reference or (sign and number is None):
         raise DDPOError(f"{text!r} is no signal with a level: {_WANTED}")
+    if reference == NEGATIVE_KL and (number is None or number[2] or float(number[1]) >= 0):
+        raise DDPOError(f"{text!r}: {NEGATIVE_KL} is 0 before training: want {NEGATIVE_KL}>=NUMBER below 0, as -0.001")
     if number is None:
         return Keep(reference, None, is_share=False)
     return Keep(reference, float(number[1]) / (100 if number[2] else 1), is_share=bool(number[2]))
@@ -418,7 +424,7 @@ def references(texts: Iterable[str]) -> tuple[str, ...]:
         ('clip_score',)
     """
     kept = (parse_keep(text).reference for text in texts)
-    return tuple(reference for reference in kept if reference not in NO_OTHER_MODEL)
+    return tuple(reference for reference in kept if reference not in (*INITIAL_VIEW, NEGATIVE_KL))
 
 
 def run_config(

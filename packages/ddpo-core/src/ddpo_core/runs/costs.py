@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddpo_core.config import FitConfig, parse_config
-from ddpo_core.runs.config import NO_OTHER_MODEL, ObjectiveOptions, RunConfig, parse_keep
+from ddpo_core.runs.config import INITIAL_VIEW, NEGATIVE_KL, ObjectiveOptions, RunConfig, parse_keep
 from ddpo_core.runs.parts import Parts, make_objective
 from ddpo_core.runs.plateau import FIXED_SAMPLES, is_due
 from ddpo_core.training import fit, init
@@ -87,7 +87,8 @@ def estimate(costs: Costs, config: RunConfig) -> Estimate:
     """Extend the costs of a trial to the whole run, on one process.
 
     epoch    = samples (steps x step + decode + reward + trained steps x pair)
-    run      = epochs x (epoch + viewed samples x 2 steps) + evaluated images (steps x step + decode + reward)
+    run      = epochs x (epoch + viewed samples x 2 steps + compared samples x steps)
+               + evaluated images (steps x step + decode + reward)
     memory   = peak of the trial + samples x bytes of a sample
     """
     fit_config = config.fit
@@ -95,9 +96,10 @@ def estimate(costs: Costs, config: RunConfig) -> Estimate:
     samples = fit_config.samples_per_epoch
     epoch = (samples * sampling, samples * costs.reward, samples * trained_steps(config) * costs.pair)
     on_the_way = sum(min(config.eval_samples, _looked_at(config, epoch)) for epoch in range(1, config.epochs + 1))
-    is_kept = any(parse_keep(text).reference in NO_OTHER_MODEL for text in config.keep)
-    viewed = min(config.judged_samples, samples) + (samples if is_kept else 0)
-    evidence = 2 * viewed * costs.step
+    kept = {parse_keep(text).reference for text in config.keep}
+    viewed = min(config.judged_samples, samples) + (samples if kept & set(INITIAL_VIEW) else 0)
+    compared = samples if NEGATIVE_KL in kept else 0
+    evidence = (2 * viewed + fit_config.num_steps * compared) * costs.step
     evaluated = (2 * config.eval_samples + on_the_way) * (sampling + costs.reward)
     run = config.epochs * (sum(epoch) + evidence) + evaluated
     memory = None if costs.peak_bytes is None else costs.peak_bytes + samples * costs.sample_bytes

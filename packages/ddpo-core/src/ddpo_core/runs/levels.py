@@ -3,6 +3,7 @@
 prompt_margin            a little below what it is before training
 clip_score>=97%          that share of what it is before training
 llava_vqa>=0.8           as it stands
+negative_kl>=-0.001      as it stands, which is always 0 before training
 """
 
 import json
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from ddpo_core.constraints import Level, Measure, level_below, measure_base, reward_measure
 from ddpo_core.errors import DDPOError
-from ddpo_core.gaming.measures import FAMILIARITY, MARGIN, initial_view_measure
+from ddpo_core.gaming.measures import FAMILIARITY, MARGIN, initial_view_measure, negative_kl_measure
 from ddpo_core.prompts import PromptSet
-from ddpo_core.runs.config import NO_OTHER_MODEL, Keep, parse_keep
+from ddpo_core.runs.config import INITIAL_VIEW, NEGATIVE_KL, Keep, parse_keep
 from ddpo_core.runs.folder import write_text
 from ddpo_core.types import Policy, Progress, RewardFunction
 
@@ -31,9 +32,12 @@ def make_measures(
     texts: Iterable[str], rewards: Mapping[str, RewardFunction], *, policy: Policy, prompts: PromptSet, batch_size: int
 ) -> tuple[Measure, ...]:
     """Return what measures the signals that are kept."""
-    own = {parse_keep(text).reference for text in texts} & set(NO_OTHER_MODEL)
-    views = [initial_view_measure(policy, prompts.prompts, batch_size=batch_size)] if own else []
-    return (*views, *([reward_measure(rewards, batch_size=batch_size)] if rewards else []))
+    kept = {parse_keep(text).reference for text in texts}
+    return (
+        *([initial_view_measure(policy, prompts.prompts, batch_size=batch_size)] if kept & set(INITIAL_VIEW) else []),
+        *([negative_kl_measure(policy, batch_size=batch_size)] if NEGATIVE_KL in kept else []),
+        *([reward_measure(rewards, batch_size=batch_size)] if rewards else []),
+    )
 
 
 def find_levels(
@@ -78,6 +82,8 @@ def find_levels(
 
 
 def _level(keep: Keep, base: Tensor) -> Level:
+    if keep.reference == NEGATIVE_KL and keep.level is not None:
+        return Level(keep.level, unit=-keep.level)  # before training no sample differs from another
     if keep.level is None:
         return level_below(base, _SLACK.get(keep.reference, _OTHER_SLACK))
     mean = base.double().mean().item()

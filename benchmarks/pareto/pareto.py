@@ -1,0 +1,274 @@
+"""What each way of holding a reward back costs and saves: its gain against what an independent judge recognises.
+
+    uv run --group pretrain python benchmarks/pareto/held_out.py runs/pareto    # the second classifier, once
+    python benchmarks/pareto/pareto.py runs/pareto [--jobs 2] [--seeds 3]
+
+Trains six rewards that say nothing of the prompt on the embedded model, each in every way of `WAYS`, and evaluates 256
+fixed prompts and seeds after every tenth epoch; then prints tables for docs/gaming.md and draws its figure. Gains are
+in units of the reward's spread between pictures before training. The judge is never part of what is optimised or kept.
+Finished runs are not run again.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from itertools import islice, product
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from ddpo_core import Constraints
+    from ddpo_core.runs import Parts, RunConfig
+
+REWARDS = ("jpeg_compressibility", "jpeg_incompressibility", "redness", "brightness", "roughness", "symmetry")
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    "plain": {"keep": "none"},
+    "weighted sum": {"keep": "none"},
+    "KL, fixed weight": {"keep": "none", "objective": {"kl_weight": 0.1}},
+    "KL, adaptive weight": {"keep": "negative_kl>=-0.004"},
+    "constraint: initial policy": {},
+    "constraint: held-out reward": {"keep": "held_out"},
+}
+SUM_WEIGHT = 1.0
+"""Of each signal in the weighted sum, in units of its spread: what multipliers are once they have settled."""
+SCALES = (0.25, 0.5, 0.75)
+SAMPLES, FIRST_SEED, EVERY = 256, 10_000, 10
+NEAR = 0.05
+"""How far below the base's the judge's share may lie."""
+CURVE = "curve.json"
+FIGURE = Path(__file__).parents[2] / "docs" / "images" / "pareto.png"
+
+
+class Run(NamedTuple):
+    """One run."""
+
+    reward: str
+    way: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"{self.reward}-{self.way}-{self.seed}".replace(": ", "-").replace(", ", "-").replace(" ", "-")
+
+
+def main() -> None:
+    """Train what is missing, or one run alone; print the tables, draw the figure."""
+    options = _parse()
+    if options.only:
+        _train(next(run for run in _runs(options) if run.name == options.only), options)
+        return
+    options.results.mkdir(parents=True, exist_ok=True)
+    missing = [run for run in _runs(options) if not (options.results / f"{run.name}-{CURVE}").is_file()]
+    failed, start = [], time.perf_counter()
+    with ThreadPoolExecutor(options.jobs) as pool:
+        waiting = {pool.submit(_train_apart, run, options): run for run in missing}
+        for done, future in enumerate(as_completed(waiting), 1):
+            failed += [waiting[future].name] if future.result() else []
+            left = (time.perf_counter() - start) / done * (len(missing) - done) / 60
+            print(f"{done}/{len(missing)} {waiting[future].name}, {left:.0f} min left", file=sys.stderr, flush=True)
+    curves = _with_scaled(_read(options))
+    print(_tables(curves))
+    _draw(curves, options.figure)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}; see their .log in {options.results}")
+
+
+def _runs(options: argparse.Namespace) -> list[Run]:
+    return [Run(*run) for seed in range(options.seeds) for run in product(options.rewards, WAYS, (seed,))]
+
+
+def _train_apart(run: Run, options: argparse.Namespace) -> int:
+    """Train one run in a process of its own."""
+    given = ["--only", run.name, "--seeds", str(options.seeds), "--dtype", options.dtype]
+    with open(options.results / f"{run.name}.log", "a", encoding="utf-8") as log:
+        return subprocess.run(
+            [sys.executable, __file__, str(options.results), *given],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        ).returncode
+
+
+def _train(run: Run, options: argparse.Namespace) -> None:
+    from ddpo_core import fit, init, runs, scale_lora
+    from ddpo_rewards import get_reward
+
+    sys.path.append(str(Path(__file__).parents[1] / "gaming"))
+    reward = get_reward(run.reward if run.reward.startswith("jpeg") else f"rewards:{run.reward}")
+    told = {"reward": run.reward, "seed": run.seed, "device": "cpu", "dtype": options.dtype}
+    config = runs.run_config({**told, **WAYS[run.way]})
+    parts = runs.load_parts(config)
+    look = partial(_look, parts, reward, config)
+    epochs = fit(
+        init(parts.policy, parts.optimizer, seed=run.seed),
+        policy=parts.policy,
+        optimizer=parts.optimizer,
+        reward_fn=reward,
+        prompts=parts.prompts,
+        objective=parts.objective,
+        config=config.fit,
+        constraints=_constraints(run.way, config, parts, options.results),
+    )
+    curve = [{"epoch": 0, **look(parts.policy.params)}]
+    for state, info in islice(epochs, config.epochs):
+        if info.epoch % EVERY == 0 or info.epoch == config.epochs:
+            kept = {name: signal._asdict() for name, signal in info.kept.items()}
+            curve.append({"epoch": info.epoch, **look(state.params), "kept": kept})
+            print(curve[-1], flush=True)
+    scaled = SCALES if run.way == "plain" else ()
+    less = [{"scale": scale, **look(scale_lora(state.params, scale))} for scale in scaled]
+    described = {**run._asdict(), "dtype": options.dtype, "curve": curve, "scaled": less}
+    (options.results / f"{run.name}-{CURVE}").write_text(json.dumps(described), encoding="utf-8")
+
+
+def _look(parts: "Parts", reward: Callable, config: "RunConfig", params: Mapping[str, Any]) -> dict[str, float]:
+    """Evaluate params on the fixed prompts and seeds, with a judge that nothing was trained or kept by."""
+    from ddpo_core import evaluate
+    from ddpo_core.emoji.judge import load_judge, recognised_share
+    from ddpo_core.runs.compare import fixed_prompts
+
+    prompts = fixed_prompts(parts.prompts, SAMPLES)
+    seeds = range(FIRST_SEED, FIRST_SEED + SAMPLES)
+    found = evaluate(parts.policy, params, reward, prompts, num_steps=config.fit.num_steps, seeds=seeds, batch_size=32)
+    scores = found.scores.double()
+    animals = [prompt.split(" ", 1)[1] for prompt in prompts.prompts]
+    judge = recognised_share(load_judge(), found.images, animals)
+    return {"reward": scores.mean().item(), "spread": scores.std().item(), "judge": judge}
+
+
+def _constraints(way: str, config: "RunConfig", parts: "Parts", results: Path) -> "Constraints | None":
+    """Keep what the way keeps, at the levels that `ddpo train` gives it."""
+    from held_out import recognition
+
+    from ddpo_core import Constraints, Gains
+    from ddpo_core.runs.compare import fixed_prompts
+    from ddpo_core.runs.config import INITIAL_VIEW
+    from ddpo_core.runs.levels import BASE_SAMPLES, find_levels, make_measures
+
+    texts = INITIAL_VIEW if way == "weighted sum" else config.keep
+    if not texts:
+        return None
+    second = {"held_out": lambda images, prompts, metadata: (recognition(results, images, prompts), {})}
+    rewards = second if "held_out" in texts else {}
+    size = config.fit.sample_batch_size
+    measures = make_measures(texts, rewards, policy=parts.policy, prompts=parts.prompts, batch_size=size)
+    aside = results / "levels" / f"{way.replace(' ', '-')}-{config.dtype}"
+    aside.mkdir(parents=True, exist_ok=True)
+    levels = find_levels(
+        aside,
+        texts,
+        measures,
+        policy=parts.policy,
+        prompts=fixed_prompts(parts.prompts, BASE_SAMPLES),
+        num_steps=config.fit.num_steps,
+        batch_size=size,
+    )
+    if way != "weighted sum":
+        return Constraints(measures, levels)
+    # A level that is out of reach, and a limit: the multiplier is the limit in every epoch.
+    unreachable = {name: level._replace(value=level.ceiling + 1e6 * level.unit) for name, level in levels.items()}
+    return Constraints(measures, unreachable, Gains()._replace(limit=SUM_WEIGHT))
+
+
+def _read(options: argparse.Namespace) -> list[dict]:
+    files = [options.results / f"{run.name}-{CURVE}" for run in _runs(options)]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+
+
+def _with_scaled(curves: Sequence[dict]) -> list[dict]:
+    """Add what sampling with less of a plain run's LoRA gives, as a way of its own."""
+    less = [
+        {**run, "way": "plain, LoRA scaled at sampling", "curve": [run["curve"][0], *run["scaled"]]}
+        for run in curves
+        if run["scaled"]
+    ]
+    return [*curves, *less]
+
+
+def _gain(run: dict, point: dict) -> float:
+    base = run["curve"][0]
+    return (point["reward"] - base["reward"]) / base["spread"]
+
+
+def _best_near(run: dict) -> float:
+    """The largest gain of a run's points at which the judge is near the base; 0 where none is: the base itself."""
+    base = run["curve"][0]["judge"]
+    return max([0.0, *(_gain(run, point) for point in run["curve"] if point["judge"] >= base - NEAR)])
+
+
+def _tables(curves: Sequence[dict]) -> str:
+    ways = list(dict.fromkeys(run["way"] for run in curves))
+    lines = ["Best gain with the judge within five points of the base, in spreads; mean over seeds:", ""]
+    lines += [f"| reward | {' | '.join(ways)} |", "|---" * (1 + len(ways)) + "|"]
+    for reward in REWARDS:
+        cells = [[_best_near(run) for run in curves if run["way"] == way and run["reward"] == reward] for way in ways]
+        lines.append(f"| {reward} | {' | '.join(f'{fmean(cell):.2f}' if cell else '' for cell in cells)} |")
+    lines += ["", "The last epoch: gain in spreads, and the judge's change in points:", ""]
+    lines += [f"| reward | {' | '.join(ways)} |", "|---" * (1 + len(ways)) + "|"]
+    for reward in REWARDS:
+        cells = []
+        for way in ways:
+            ends = [(run, run["curve"][-1]) for run in curves if run["way"] == way and run["reward"] == reward]
+            gain = fmean([_gain(run, end) for run, end in ends] or [0.0])
+            points = fmean([100 * (end["judge"] - run["curve"][0]["judge"]) for run, end in ends] or [0.0])
+            cells.append(f"{gain:.2f} at {points:+.0f}" if ends else "")
+        lines.append(f"| {reward} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _draw(curves: Sequence[dict], file: Path) -> None:
+    """One panel per reward: gain against judge, a line per way and seed, a dot for the last epoch."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    ways = list(dict.fromkeys(run["way"] for run in curves))
+    figure, panels = pyplot.subplots(2, 3, figsize=(12, 7), sharey=True)
+    for panel, reward in zip(panels.flat, REWARDS, strict=True):
+        for run in (run for run in curves if run["reward"] == reward):
+            colour = f"C{ways.index(run['way'])}"
+            gains = [_gain(run, point) for point in run["curve"]]
+            shares = [100 * point["judge"] for point in run["curve"]]
+            panel.plot(gains, shares, "-", color=colour, alpha=0.7, label=run["way"])
+            panel.plot(gains[-1:], shares[-1:], "o", color=colour)
+        bases = [100 * run["curve"][0]["judge"] for run in curves if run["reward"] == reward]
+        if bases:
+            panel.axhline(fmean(bases) - 100 * NEAR, color="grey", linestyle=":", linewidth=1)
+        panel.set_title(reward)
+    for panel in panels[:, 0]:
+        panel.set_ylabel("recognised by the judge, %")
+    for panel in panels[1]:
+        panel.set_xlabel("gain of the reward, in spreads")
+    found = dict(
+        pair for panel in panels.flat for pair in zip(*reversed(panel.get_legend_handles_labels()), strict=True)
+    )
+    figure.legend(found.values(), found.keys(), loc="lower center", ncols=4, fontsize=9)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=100)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="where the runs lie; given again, what is missing is trained")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rewards", nargs="+", choices=REWARDS, default=REWARDS)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--figure", type=Path, default=FIGURE)
+    parser.add_argument("--only", help="train this run, in this process")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
