@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from ddpo_core import EpochInfo, Policy, TrainState
+    from ddpo_core import EpochInfo, TrainState
     from ddpo_core.runs import Parts
 
 REWARDS = ("jpeg_compressibility", "jpeg_incompressibility", "redness", "brightness", "roughness", "symmetry")
@@ -81,7 +81,7 @@ def _train_apart(run: Run, options: argparse.Namespace) -> int:
 
 
 def _train(run: Run, options: argparse.Namespace) -> None:
-    from ddpo_core import fit, runs
+    from ddpo_core import fit, runs, save_checkpoint
     from ddpo_core.emoji.judge import load_judge
     from ddpo_rewards import get_reward
 
@@ -107,7 +107,8 @@ def _train(run: Run, options: argparse.Namespace) -> None:
         config=config.fit,
     )
     for after, info in islice(epochs, options.epochs - state.epoch):
-        _record(folder, after, info, parts.policy, judge)
+        record(folder, info, judge)
+        save_checkpoint(folder, after, parts.policy)
 
 
 def _begin(run: Run, folder: Path, parts: "Parts") -> "TrainState":
@@ -120,24 +121,23 @@ def _begin(run: Run, folder: Path, parts: "Parts") -> "TrainState":
     state = load_checkpoint(saved, parts.policy, parts.optimizer)
     rows = read_observed(folder)[: state.epoch]
     (folder / OBSERVED).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (folder / "samples").mkdir(exist_ok=True)
     return state
 
 
-def _record(folder: Path, state: "TrainState", info: "EpochInfo", policy: "Policy", judge: "Module") -> None:
+def record(folder: Path, info: "EpochInfo", judge: "Module") -> None:
+    """Keep the samples of an epoch, and what the judge recognises in them."""
     from rewards import animal_of
     from safetensors.torch import save_file
 
-    from ddpo_core import save_checkpoint
     from ddpo_core.emoji.judge import recognised_share
 
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
     drawn = {"images": (info.images * 255).round().byte().contiguous(), "latents": info.latents.contiguous()}
     save_file(drawn, folder / "samples" / f"{info.epoch:03d}.safetensors")
     share = recognised_share(judge, info.images, [animal_of(prompt) for prompt in info.prompts])
     row = {"epoch": info.epoch, "reward": info.metrics["reward_mean"], "judge": share, "prompts": info.prompts}
     with open(folder / OBSERVED, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-    save_checkpoint(folder, state, policy)
     print(f"{info.epoch} reward {row['reward']:.4g} judge {share:.3f}", flush=True)
 
 

@@ -12,6 +12,7 @@ Finished runs are not run again.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -99,14 +100,18 @@ def _train_apart(run: Run, options: argparse.Namespace) -> int:
 
 
 def _train(run: Run, options: argparse.Namespace) -> None:
-    from ddpo_core import fit, init, runs, scale_lora
+    from ddpo_core import fit, init, scale_lora
+    from ddpo_core.emoji.judge import load_judge
+    from ddpo_core.runs import load_parts, run_config
     from ddpo_rewards import get_reward
 
     sys.path.append(str(Path(__file__).parents[1] / "gaming"))
+    from runs import record
+
     reward = get_reward(run.reward if run.reward.startswith("jpeg") else f"rewards:{run.reward}")
     told = {"reward": run.reward, "seed": run.seed, "device": "cpu", "dtype": options.dtype}
-    config = runs.run_config({**told, **WAYS[run.way]})
-    parts = runs.load_parts(config)
+    config = run_config({**told, **WAYS[run.way]})
+    parts = load_parts(config)
     look = partial(_look, parts, reward, config)
     epochs = fit(
         init(parts.policy, parts.optimizer, seed=run.seed),
@@ -118,12 +123,14 @@ def _train(run: Run, options: argparse.Namespace) -> None:
         config=config.fit,
         constraints=_constraints(run.way, config, parts, options.results),
     )
+    folder, judge = options.results / run.name, load_judge()
+    shutil.rmtree(folder, ignore_errors=True)
     curve = [{"epoch": 0, **look(parts.policy.params)}]
     for state, info in islice(epochs, config.epochs):
+        record(folder, info, judge)
         if info.epoch % EVERY == 0 or info.epoch == config.epochs:
             kept = {name: signal._asdict() for name, signal in info.kept.items()}
             curve.append({"epoch": info.epoch, **look(state.params), "kept": kept})
-            print(curve[-1], flush=True)
     scaled = SCALES if run.way == "plain" else ()
     less = [{"scale": scale, **look(scale_lora(state.params, scale))} for scale in scaled]
     described = {**run._asdict(), "dtype": options.dtype, "curve": curve, "scaled": less}
