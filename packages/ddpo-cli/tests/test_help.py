@@ -37,7 +37,8 @@ def imported_by(*arguments: str, watched: tuple[str, ...] = HEAVY) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("train", "--help"), ("probe", "--help"), ("--version",), ("rewards", "list")]
+    "arguments",
+    [("--help",), ("train", "--help"), ("probe", "--help"), ("--version",), ("rewards", "list"), ("runs", "list")],
 )
 def test_help_and_listings_import_nothing_heavy(arguments):
     assert imported_by(*arguments) == []
@@ -56,7 +57,7 @@ def test_python_dash_m_is_the_command():
     assert done.stdout == f"ddpo {__version__}\n"
 
 
-COMMANDS = ("train", "sample", "eval", "score", "probe", "rewards")
+COMMANDS = ("train", "sample", "eval", "score", "probe", "rewards", "runs")
 
 
 def examples_of(text: str) -> list[list[str]]:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ddpo_cli.ui.console import Format, emit, printable, say, tell
-from ddpo_cli.ui.live import View, epoch_line, panel, shown, sparkline
+from ddpo_cli.ui.live import View, epoch_line, panel, shown
+from ddpo_cli.ui.numbers import sparkline
 from ddpo_core import (
     EpochInfo,
     FitConfig,

@@ -8,7 +8,8 @@ import torch
 
 from ddpo_core import DDPOError, Level, PromptSet, measure_base, toy
 from ddpo_core.runs.config import parse_keep, references, run_config
-from ddpo_core.runs.levels import LEVELS, find_levels, make_measures
+from ddpo_core.runs.folder import LEVELS
+from ddpo_core.runs.levels import find_levels, make_measures
 
 POLICY, PROMPTS = toy.policy(), PromptSet(("left", "right") * 4, ({},) * 8)
 

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from ddpo_core import DDPOError, Optimizer, Processes, PromptSet, ema_params, evaluate, stable_diffusion_policy
 from ddpo_core.runs.config import read_run_config, run_config
 from ddpo_core.runs.events import Epoch, Finished, Noted, Saved, tqdm_progress
+from ddpo_core.runs.folder import read_model_record
 from ddpo_core.runs.log import read_metrics
 from ddpo_core.runs.loop import resume, train
-from ddpo_core.runs.model import find_model, read_model_record
+from ddpo_core.runs.model import find_model
 from ddpo_core.runs.parts import Parts, load_parts, make_objective, make_optimizer
 from ddpo_core.runs.rescue import rescue_of
 

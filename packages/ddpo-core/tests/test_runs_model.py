@@ -5,7 +5,8 @@ import json
 import pytest
 
 from ddpo_core import DDPOError, Observation
-from ddpo_core.runs.model import ModelRecord, best_epoch, find_model, read_model_record, write_model_record
+from ddpo_core.runs.folder import ModelRecord, read_model_record, write_model_record
+from ddpo_core.runs.model import best_epoch, find_model
 
 ERRORS = {"prompt_evidence": 0.03, "familiarity": 0.03}
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ddpo_cli import __version__, evaluate, probe, rewards, sample, score, train
+from ddpo_cli import __version__, evaluate, probe, rewards, runs, sample, score, train
 from ddpo_cli.errors import Debug, readable
 
 HELP = """
@@ -65,3 +65,4 @@ app.command("eval", epilog=evaluate.EPILOG)(readable(evaluate.evaluate))
 app.command("score", epilog=score.EPILOG)(readable(score.score))
 app.command("probe", epilog=probe.EPILOG)(readable(probe.probe))
 app.add_typer(rewards.app, name="rewards")
+app.add_typer(runs.app, name="runs")

@@ -2,7 +2,7 @@
 
 from ddpo_cli.setup import judges
 from ddpo_cli.ui.console import foreign_output, say, tell
-from ddpo_cli.ui.live import duration
+from ddpo_cli.ui.numbers import duration, size
 from ddpo_cli.ui.progress import loading
 from ddpo_core.runs.config import RunConfig, to_toml
 from ddpo_core.runs.costs import Costs, Estimate, estimate, measure, trained_steps
@@ -50,16 +50,3 @@ def _lines(costs: Costs, expected: Estimate, config: RunConfig, parts: Parts) ->
         )
     tried = f"{costs.images} samples of 2 steps and {costs.images} trained steps"
     return [*lines, f"Time and memory are estimates for one process, from a trial of {tried} on this machine."]
-
-
-def size(count: float) -> str:
-    """Bytes with a unit that a person reads.
-
-    >>> size(512), size(2_300_000), size(7.25e9)
-    ('512 B', '2.3 MB', '7.2 GB')
-    """
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.2g} GB" if count < 10 else f"{count:.0f} GB"

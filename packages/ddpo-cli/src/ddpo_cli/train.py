@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from ddpo_cli.errors import CLIError, describe, is_user_error, process_rank
 from ddpo_cli.presets import list_presets, read_preset
 from ddpo_cli.ui.console import foreign_output, messages, say, tell
+from ddpo_cli.ui.numbers import duration, moved
 from ddpo_cli.ui.progress import loading
 
 if TYPE_CHECKING:
@@ -283,16 +284,14 @@ def _with_whereabouts(error: BaseException, events: "Iterator[Event]") -> BaseEx
 
 def _conclude(finished: "Finished", config: "RunConfig") -> None:
     """Say what came of a run, where things are, and how to go on."""
-    from ddpo_cli.ui.live import duration
     from ddpo_core.checkpoint import checkpoint_path
-    from ddpo_core.runs.compare import change_text
 
     run = finished.run
     say(f"Trained {finished.trained} epochs in {duration(finished.seconds)}.")
     if finished.halted:
         say(f"Ended early, since the reward is being gamed: {finished.halted.reason}")
         say(f"The model is that of epoch {finished.epoch}, the best by what is not optimised.")
-    change = change_text(finished.before, finished.after)
+    change = moved(finished.before, finished.after)
     say(f"Mean reward on {config.eval_samples} fixed prompts and seeds: {change}")
     if finished.best is not None:
         say(f"Best by what is not optimised: {checkpoint_path(run, finished.best)}")

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -14,13 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ddpo_cli.ui.console import plain, printable
+from ddpo_cli.ui.numbers import duration, percent, sparkline
 from ddpo_core.gaming.rule import Verdict
 from ddpo_core.runs.events import Drawn, Epoch, Event, Finished, Noted, Saved, Started
 from ddpo_core.types import Kept
 
-BARS = "▁▂▃▄▅▆▇█"
 STYLES = {"ok": "green", "warning": "yellow", "hacked": "bold red"}
-TREND_WIDTH = 40
 
 
 @dataclass
@@ -179,41 +177,6 @@ def time_left(view: View) -> str:
     if view.seconds_per_epoch is None:
         return "…"
     return duration((view.epochs - view.epoch) * view.seconds_per_epoch)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words of a clock.
-
-    >>> duration(59.6), duration(3725)
-    ('1:00', '1:02:05')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def percent(before: float, after: float) -> str:
-    """Return the change from `before` to `after`, in percent of the size of `before`.
-
-    >>> percent(-2.0, -1.0), percent(2.0, 1.0), percent(0.0, 1.0)
-    ('+50.0%', '-50.0%', 'from 0')
-    """
-    return f"{100 * (after - before) / abs(before):+.1f}%" if before else "from 0"
-
-
-def sparkline(values: list[float], *, width: int = TREND_WIDTH) -> str:
-    """Return the trend of `values` in block characters, at most `width` of them (means of equal stretches).
-
-    >>> sparkline([0.0, 1.0, 2.0])
-    '▁▅█'
-    """
-    if not values:
-        return ""
-    if len(values) > width:
-        edges = [round(index * len(values) / width) for index in range(width + 1)]
-        values = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
-    low, span = min(values), max(values) - min(values)
-    return "".join(BARS[int((value - low) / span * (len(BARS) - 1) + 0.5)] if span else BARS[3] for value in values)
 
 
 def _bar(left: str, done: int, total: int, right: str) -> RenderableType:

@@ -15,14 +15,13 @@ from torch import Tensor
 from ddpo_core.evaluation import Evaluation, evaluate
 from ddpo_core.prompts import PromptSet
 from ddpo_core.rewards import score_images
-from ddpo_core.runs.folder import BEFORE_AFTER, EVALUATION, SAMPLES, write_aside, write_text
+from ddpo_core.runs.folder import BASE, BEFORE_AFTER, EVALUATION, SAMPLES, write_aside, write_text
 from ddpo_core.runs.pictures import before_after, save_png, to_pil
 from ddpo_core.types import Params, Policy, Progress, RewardFunction
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 SHOWN_PAIRS = 16
-BASE = "base.safetensors"
 
 _AT_ONCE = 2_000_000  # drawn indices held in memory
 
@@ -172,16 +171,6 @@ def compare_scores(
 def mean_score(evaluation: Evaluation) -> float:
     """Return the mean score."""
     return float(evaluation.scores.mean())
-
-
-def change_text(before: float, after: float) -> str:
-    """Return two means and the change in percent of the size of the first.
-
-    Example:
-        >>> change_text(-2.0, -1.0), change_text(0.0, 1.0)
-        ('-2 -> -1 (+50.0%)', '0 -> 1 (from 0)')
-    """
-    return f"{before:.4g} -> {after:.4g} ({percent(before, after)})"
 
 
 def percent(before: float, after: float) -> str:

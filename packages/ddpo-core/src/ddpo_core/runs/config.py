@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 
 from ddpo_core.config import FitConfig, parse_config
 from ddpo_core.errors import DDPOError
-from ddpo_core.runs.folder import CONFIG, START
+from ddpo_core.runs.folder import CONFIG, HEAD, START
 
 BUILTIN_MODEL = "builtin:emoji"
 VERSIONS = "versions"
@@ -514,6 +514,33 @@ def validate(*layers: Mapping[str, Any]) -> RunConfig:
     return parse_config(RunConfig, {**whole, "fit": parse_config(FitConfig, fit), "objective": options})
 
 
+def beyond_defaults(config: RunConfig) -> dict[str, Any]:
+    """Return what was chosen otherwise than the defaults of the model, the algorithm and what is trained say.
+
+    Example:
+        >>> beyond_defaults(run_config({"epochs": 8, "fit": {"num_steps": 4}}))
+        {'epochs': 8, 'fit': {'num_steps': 4}}
+    """
+    table = config.model_dump(mode="json", exclude_none=True)
+    usual = {"model": BUILTIN_MODEL, "trainable": "lora", "objective": {"name": "ddpo-is"}}
+    chosen = {key: value for key, value in _beyond_its_defaults(table).items() if usual.get(key) != value}
+    if chosen.get("objective", {}).get("name") == "ddpo-is":
+        chosen["objective"] = {key: value for key, value in chosen["objective"].items() if key != "name"}
+    return chosen
+
+
+def flat_options(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a configuration by their keys, as `--set` takes them.
+
+    Example:
+        >>> flat_options({"epochs": 8, "fit": {"num_steps": 4}})
+        {'epochs': 8, 'fit.num_steps': 4}
+    """
+    inner = {name: part for name, part in table.items() if isinstance(part, Mapping)}
+    nested = {f"{name}.{key}": value for name, part in inner.items() for key, value in part.items()}
+    return {**{key: value for key, value in table.items() if key not in inner}, **nested}
+
+
 def differences(stored: RunConfig, wanted: RunConfig) -> list[str]:
     """Return what would make another run of `stored`, as `key: stored -> wanted`; what may change is left out.
 
@@ -543,7 +570,7 @@ def label(references: Sequence[str]) -> str:
 def to_toml(config: RunConfig, device: str | None = None) -> str:
     """Return the whole configuration and the versions that run it, on which kind of device, as TOML."""
     table = config.model_dump(mode="json", exclude_none=True)
-    head = f"# Written by ddpo {version('ddpo-core')}. The same run again: ddpo train --config config.toml\n"
+    head = f"{HEAD} {version('ddpo-core')}. The same run again: ddpo train --config config.toml\n"
     return head + tomli_w.dumps({**table, VERSIONS: versions(device)})
 
 

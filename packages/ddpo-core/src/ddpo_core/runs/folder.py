@@ -6,9 +6,13 @@ samples.jsonl    one object per sample of every epoch
 start/           the LoRA that it started from, where it did
 samples/         epoch-0000.png ...: the same prompts and seeds every time; before-after.png
 checkpoints/     epoch-000010/ ...
+levels.json      what must not fall, and below what
+base.safetensors what the model drew before training
+reward.json      what rewards that learn had learnt
 model.json       which epoch is the run's model, and which is the best by what is not optimised
 evaluation.json  the fixed prompts before and after: the last thing that a run writes
 lora/ or model/  the trained weights for diffusers, with a model card
+export/          what was exported of it since
 superseded/      what lay after an epoch to which the run went back
 """
 
@@ -20,6 +24,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from ddpo_core.errors import DDPOError
 from ddpo_core.runs.log import METRICS, SAMPLE_LOG, read_lines
@@ -32,12 +37,33 @@ CHECKPOINTS = "checkpoints"
 MODEL_RECORD = "model.json"
 REWARD_STATE = "reward.json"
 EVALUATION = "evaluation.json"
+LEVELS, BASE = "levels.json", "base.safetensors"
 LORA, MODEL = "lora", "model"
 START = "start"
 SUPERSEDED = "superseded"
+EVAL, EXPORT = "eval", "export"
+HEAD = "# Written by ddpo"
+"""How a config.toml begins that a run wrote."""
+
+# All that a run, its trackers and the commands that look at it write.
+_ENTRIES = {
+    CONFIG, METRICS, SAMPLE_LOG, SAMPLES, CHECKPOINTS, MODEL_RECORD, REWARD_STATE, EVALUATION, LORA, MODEL, START,
+    SUPERSEDED, EVAL, EXPORT, LEVELS, BASE, "report.html", ".lock", "tensorboard", "wandb",
+    "wandb.id",
+}  # fmt: skip
+_WRITTEN_ASIDE = re.compile(r"\..+\.(aside|writing|new|old|removed)")
 
 # What a file system says that has no locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+class ModelRecord(NamedTuple):
+    """What model.json says; None: not known, or not decided yet."""
+
+    epoch: int | None = None
+    """The epoch whose model is the run's: exported, evaluated, and drawn with. Decided when the run ends."""
+    best: int | None = None
+    """The best epoch by what is not optimised."""
 
 
 def is_run(folder: Path) -> bool:
@@ -84,8 +110,13 @@ def create_run(output: Path | None, *, label: str, config: str) -> Path:
 
 def find_runs(parent: Path = RUNS) -> list[Path]:
     """List the runs in a folder, the one that was written to last at the end."""
-    found = [folder for folder in parent.glob("*") if is_run(folder)] if parent.is_dir() else []
-    return sorted(found, key=_last_written)
+    found = [folder for folder in parent.glob("*") if _may_be_read(folder)] if parent.is_dir() else []
+    return sorted(found, key=last_written)
+
+
+def last_written(run: Path) -> float:
+    """Return when `run` was written to last, in seconds since 1970."""
+    return max(path.stat().st_mtime for path in [run / CONFIG, run / METRICS, run / CHECKPOINTS] if path.exists())
 
 
 def find_run(run: Path | None) -> Path:
@@ -157,6 +188,54 @@ def locked(run: Path) -> Iterator[bool]:
         yield is_locked
 
 
+def is_locked(run: Path) -> bool:
+    """Tell whether a process writes to `run` at this moment; False where the system or its files know no locks."""
+    try:
+        import fcntl
+
+        with open(run / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return False
+    return False
+
+
+def refuse_removal(run: Path) -> None:
+    """Check that `run` may be deleted, so far as that can be known beforehand.
+
+    Raises:
+        DDPOError: It is no run, or a link to one, holds what no run writes, or a process writes to it.
+    """
+    if not is_run(run) or not (run / CONFIG).read_bytes().startswith(HEAD.encode()):
+        raise DDPOError(f"{str(run)!r} is no run (it has no {CONFIG} that a run wrote); nothing is removed")
+    if run.is_symlink():
+        raise DDPOError(f"{str(run)!r} is a link to {str(run.resolve())!r}; name the run itself")
+    others = sorted(path.name for path in run.iterdir() if not _is_of_a_run(path.name))
+    if others:
+        named = ", ".join(map(repr, others[:3])) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        raise DDPOError(f"{str(run)!r} holds what no run writes: {named}; move that away first")
+    if is_locked(run):
+        raise DDPOError(f"a process trains {str(run)!r} at this moment; wait for it, or stop it")
+
+
+def remove_run(run: Path) -> None:
+    """Delete a run and all that it holds.
+
+    Raises:
+        DDPOError: As for `refuse_removal`; nothing is deleted then.
+    """
+    refuse_removal(run)
+    with locked(run):
+        place = Path(os.path.abspath(run))
+        aside = place.with_name(f".{place.name}.removed")
+        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed here
+        place.rename(aside)
+        (aside / CONFIG).unlink()  # whatever happens from here on, it is no run
+        shutil.rmtree(aside)
+
+
 def evaluated_epoch(run: Path) -> int | None:
     """Return the epoch whose model was compared with the base, the last thing that a run does; None before that."""
     try:
@@ -164,6 +243,21 @@ def evaluated_epoch(run: Path) -> int | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return epoch if isinstance(epoch, int) else None
+
+
+def read_model_record(run: Path) -> ModelRecord:
+    """Read model.json; without one nothing is known."""
+    try:
+        read = json.loads((run / MODEL_RECORD).read_text(encoding="utf-8"))
+        epoch, best = (read.get(name) for name in ModelRecord._fields)
+    except (OSError, ValueError, AttributeError):
+        return ModelRecord()
+    return ModelRecord(*(value if isinstance(value, int) else None for value in (epoch, best)))
+
+
+def write_model_record(run: Path, record: ModelRecord) -> None:
+    """Write model.json."""
+    write_text(run / MODEL_RECORD, json.dumps(record._asdict()) + "\n")
 
 
 def go_back(run: Path, epoch: int) -> Path | None:
@@ -224,6 +318,18 @@ def write_text(path: Path, text: str) -> None:
     write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
+def _may_be_read(folder: Path) -> bool:
+    """Whether `folder` is a run, and not one of somebody else that may not be looked into."""
+    try:
+        return is_run(folder)
+    except PermissionError:
+        return False
+
+
+def _is_of_a_run(name: str) -> bool:
+    return name in _ENTRIES or _WRITTEN_ASIDE.fullmatch(name) is not None
+
+
 def _move_checkpoints(run: Path, epoch: int, aside: Path) -> None:
     from ddpo_core.checkpoint import rewind_checkpoints
 
@@ -246,7 +352,3 @@ def _next_numbered(parent: Path, label: str) -> Path:
 
 def _slug(label: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", label).strip("_")[:40] or "run"
-
-
-def _last_written(run: Path) -> float:
-    return max(path.stat().st_mtime for path in [run / CONFIG, run / METRICS, run / CHECKPOINTS] if path.exists())

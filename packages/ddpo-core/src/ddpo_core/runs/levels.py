@@ -18,10 +18,9 @@ from ddpo_core.errors import DDPOError
 from ddpo_core.gaming.measures import FAMILIARITY, MARGIN, initial_view_measure, negative_kl_measure
 from ddpo_core.prompts import PromptSet
 from ddpo_core.runs.config import INITIAL_VIEW, NEGATIVE_KL, Keep, parse_keep
-from ddpo_core.runs.folder import write_text
+from ddpo_core.runs.folder import LEVELS, write_text
 from ddpo_core.types import Policy, Progress, RewardFunction
 
-LEVELS = "levels.json"
 BASE_SAMPLES = 128
 
 _SLACK: Mapping[str, float] = {MARGIN: 0.55, FAMILIARITY: 1.0}

@@ -57,6 +57,7 @@ from ddpo_core.runs.export import artefact_path, write_artefact, write_model_car
 from ddpo_core.runs.folder import (
     CONFIG,
     START,
+    ModelRecord,
     create_run,
     evaluated_epoch,
     find_checkpoint,
@@ -64,6 +65,7 @@ from ddpo_core.runs.folder import (
     go_back_to_checkpoint,
     locked,
     sample_path,
+    write_model_record,
     write_text,
 )
 from ddpo_core.runs.levels import BASE_SAMPLES, find_levels, make_measures
@@ -78,7 +80,7 @@ from ddpo_core.runs.log import (
     read_lines,
     read_metrics,
 )
-from ddpo_core.runs.model import ModelRecord, best_epoch, judged_epoch, write_model_record
+from ddpo_core.runs.model import best_epoch, judged_epoch
 from ddpo_core.runs.parts import Parts, load_parts, model_params
 from ddpo_core.runs.pictures import grid, save_png, to_pil
 from ddpo_core.runs.plateau import FIXED_SAMPLES, halved, is_due, rate_scale, scale_of, with_rate_scale

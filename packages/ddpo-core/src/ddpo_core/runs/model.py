@@ -1,30 +1,13 @@
-"""Which model is the run's: the best epoch by what is not optimised, and model.json."""
+"""Which model is the run's, and which epoch is the best by what is not optimised."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
 
 from ddpo_core.checkpoint import list_checkpoints
 from ddpo_core.gaming.measures import EVIDENCE, FAMILIARITY
 from ddpo_core.gaming.rule import Observation, noise
-from ddpo_core.runs.folder import (
-    CHECKPOINTS,
-    MODEL_RECORD,
-    find_checkpoint,
-    find_run,
-    write_text,
-)
-
-
-class ModelRecord(NamedTuple):
-    """What model.json says; None: not known, or not decided yet."""
-
-    epoch: int | None = None
-    """The epoch whose model is the run's: exported, evaluated, and drawn with. Decided when the run ends."""
-    best: int | None = None
-    """The best epoch by what is not optimised."""
+from ddpo_core.runs.folder import CHECKPOINTS, find_checkpoint, find_run, read_model_record
 
 
 def judged_epoch(observation: Observation) -> int:
@@ -73,21 +56,6 @@ def best_epoch(history: Sequence[Observation], *, saved: Collection[int] | None 
         if values[-1] >= max(values) - tolerance and (saved is None or epoch in saved):
             best = epoch
     return best
-
-
-def read_model_record(run: Path) -> ModelRecord:
-    """Read model.json; without one nothing is known."""
-    try:
-        read = json.loads((run / MODEL_RECORD).read_text(encoding="utf-8"))
-        epoch, best = (read.get(name) for name in ModelRecord._fields)
-    except (OSError, ValueError, AttributeError):
-        return ModelRecord()
-    return ModelRecord(*(value if isinstance(value, int) else None for value in (epoch, best)))
-
-
-def write_model_record(run: Path, record: ModelRecord) -> None:
-    """Write model.json."""
-    write_text(run / MODEL_RECORD, json.dumps(record._asdict()) + "\n")
 
 
 def find_model(target: Path | None) -> tuple[Path, Path]:
