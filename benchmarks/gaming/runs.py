@@ -1,127 +1,78 @@
-"""Train the runs that the rule of `ddpo_core.assess` is tuned and measured on: some that are gamed, some healthy.
+"""Train the runs that the rule of `ddpo_core.assess` is tuned and measured on: some that are gamed, some honest.
 
-    python runs.py runs/gaming [--jobs 2] [--epochs 30]
+    uv run --group pretrain python benchmarks/pareto/held_out.py runs/pareto        # the gold reward, once
+    python benchmarks/gaming/runs.py runs/gaming --gold runs/pareto [--jobs 2]
 
-24 runs with learning rates at which every reward takes the picture with it, and 12 careful ones. Each is one thread and
-leaves a folder: `observed.jsonl` (per epoch: the reward, and the share of its samples that the judge recognises),
-`samples/` (of every epoch), `checkpoints/` (of every epoch). Finished epochs are not computed again. Then:
-`observe.py`, `validate.py`.
+All at the defaults of the embedded model, with nothing kept:
+
+- `biased`: an honest reward (the second classifier) with a growing share of a known bias, whose sign is drawn by lot;
+- `pure`: rewards that say nothing of the prompt, with either sign;
+- `honest`: the second classifier alone, at the default learning rate and at more than twice of it: hard negatives,
+  which change their pictures as fast as gamed runs do.
+
+Even seeds are for tuning, odd ones are kept aside. Each run is one thread and leaves a folder: `observed.jsonl` (per
+epoch: the reward, and the share of its samples that the judge recognises) and `samples/` (of every epoch). A run that
+was stopped is begun again. Then: `observe.py`, `validate.py`.
 """
 
 import argparse
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from itertools import islice, product
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from ddpo_core import EpochInfo, TrainState
-    from ddpo_core.runs import Parts
+    from ddpo_core import EpochInfo, RewardFunction
 
-REWARDS = ("jpeg_compressibility", "jpeg_incompressibility", "redness", "brightness", "roughness", "symmetry")
-OBSERVED = "observed.jsonl"
+FAMILIES = ("jpeg", "redness", "brightness", "roughness", "symmetry")
+FAST = 2.5e-3
+OBSERVED, FINISHED = "observed.jsonl", "finished"
 
 
 class Run(NamedTuple):
-    """One run. Runs with even seeds are for tuning, those with odd seeds are kept aside."""
+    """One run."""
 
-    reward: str
-    learning_rate: float
+    kind: str
+    family: str
+    sign: int
     seed: int
+    learning_rate: float | None = None
+    """None: the default."""
 
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return f"{self.reward}-{self.learning_rate:g}-{self.seed}"
+        way = {1: "up", -1: "down", 0: "fast" if self.learning_rate else "default"}[self.sign]
+        return f"{self.kind}-{self.family}-{way}-{self.seed}"
 
 
-def all_runs() -> list[Run]:
+def all_runs(seeds: int = 2) -> list[Run]:
     """List the runs by seed: where it is stopped half-way, tuning can begin."""
-    gamed = list(product(REWARDS, (2.5e-3, 5e-3)))
-    careful = [*((reward, 3e-4) for reward in REWARDS if reward != "symmetry"), ("recognition", 1e-3)]
-    return [Run(reward, rate, seed) for seed in (0, 1) for reward, rate in (*gamed, *careful)]
+    runs = []
+    for seed in range(seeds):
+        lot = random.Random(seed)
+        runs += [Run("biased", family, lot.choice((-1, 1)), seed) for family in FAMILIES]
+        runs += [Run("pure", family, lot.choice((-1, 1)), seed) for family in FAMILIES]
+        runs += [Run("honest", "recognition", 0, seed), Run("honest", "recognition", 0, seed, FAST)]
+    return runs
 
 
 def main() -> None:
     """Train what is missing, or one run alone."""
     options = _parse()
     if options.only:
-        _train(next(run for run in all_runs() if run.name == options.only), options)
+        _train(next(run for run in all_runs(options.seeds) if run.name == options.only), options)
     else:
         _train_all(options)
-
-
-def _train_all(options: argparse.Namespace) -> None:
-    start = time.perf_counter()
-    missing = [run for run in all_runs() if len(read_observed(options.results / run.name)) < options.epochs]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        waiting = {pool.submit(_train_apart, run, options): run for run in missing}
-        for done, future in enumerate(as_completed(waiting), 1):
-            word = "failed" if future.result() else "done"
-            seconds = time.perf_counter() - start
-            left = seconds / done * (len(missing) - done) / 60
-            print(f"{done}/{len(missing)} {waiting[future].name} {word}, {left:.0f} min left", flush=True)
-
-
-def _train_apart(run: Run, options: argparse.Namespace) -> int:
-    folder = options.results / run.name
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, __file__, str(options.results), "--only", run.name, "--epochs", str(options.epochs)]
-    with open(folder / "log.txt", "a", encoding="utf-8") as log:
-        return subprocess.run(
-            command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-        ).returncode
-
-
-def _train(run: Run, options: argparse.Namespace) -> None:
-    from ddpo_core import fit, runs, save_checkpoint
-    from ddpo_core.emoji.judge import load_judge
-    from ddpo_rewards import get_reward
-
-    folder, judge = options.results / run.name, load_judge()
-    config = runs.run_config(
-        {
-            "seed": run.seed,
-            "device": "cpu",
-            "learning_rate": run.learning_rate,
-            "learning_rate_half_life": 1e9,
-            "objective": {"baseline": "epoch"},
-        }
-    )
-    parts = runs.load_parts(config)
-    state = _begin(run, folder, parts)
-    epochs = fit(
-        state,
-        policy=parts.policy,
-        optimizer=parts.optimizer,
-        reward_fn=get_reward(run.reward if run.reward.startswith("jpeg") else f"rewards:{run.reward}"),
-        prompts=parts.prompts,
-        objective=parts.objective,
-        config=config.fit,
-    )
-    for after, info in islice(epochs, options.epochs - state.epoch):
-        record(folder, info, judge)
-        save_checkpoint(folder, after, parts.policy)
-
-
-def _begin(run: Run, folder: Path, parts: "Parts") -> "TrainState":
-    """Go on from the last checkpoint, or make the first one; drop what was seen after it."""
-    from ddpo_core import init, latest_checkpoint, load_checkpoint, save_checkpoint
-
-    saved = latest_checkpoint(folder) or save_checkpoint(
-        folder, init(parts.policy, parts.optimizer, seed=run.seed), parts.policy
-    )
-    state = load_checkpoint(saved, parts.policy, parts.optimizer)
-    rows = read_observed(folder)[: state.epoch]
-    (folder / OBSERVED).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return state
 
 
 def record(folder: Path, info: "EpochInfo", judge: "Module") -> None:
@@ -147,11 +98,78 @@ def read_observed(folder: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
+def _train_all(options: argparse.Namespace) -> None:
+    start = time.perf_counter()
+    missing = [run for run in all_runs(options.seeds) if not (options.results / run.name / FINISHED).exists()]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        waiting = {pool.submit(_train_apart, run, options): run for run in missing}
+        for done, future in enumerate(as_completed(waiting), 1):
+            word = "failed" if future.result() else "done"
+            left = (time.perf_counter() - start) / done * (len(missing) - done) / 60
+            print(f"{done}/{len(missing)} {waiting[future].name} {word}, {left:.0f} min left", flush=True)
+
+
+def _train_apart(run: Run, options: argparse.Namespace) -> int:
+    folder = options.results / run.name
+    folder.mkdir(parents=True, exist_ok=True)
+    given = ("--epochs", str(options.epochs), "--gold", str(options.gold), "--dtype", options.dtype)
+    command = [sys.executable, __file__, str(options.results), "--only", run.name, *given]
+    with open(folder / "log.txt", "a", encoding="utf-8") as log:
+        return subprocess.run(
+            command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+        ).returncode
+
+
+def _train(run: Run, options: argparse.Namespace) -> None:
+    from ddpo_core import fit, init
+    from ddpo_core.emoji.judge import load_judge
+    from ddpo_core.runs import load_parts, run_config
+
+    folder, judge = options.results / run.name, load_judge()
+    shutil.rmtree(folder / "samples", ignore_errors=True)
+    (folder / OBSERVED).unlink(missing_ok=True)
+    told = {"seed": run.seed, "device": "cpu", "keep": "none", "dtype": options.dtype}
+    config = run_config({**told, **({"learning_rate": run.learning_rate} if run.learning_rate else {})})
+    parts = load_parts(config)
+    epochs = fit(
+        init(parts.policy, parts.optimizer, seed=run.seed),
+        policy=parts.policy,
+        optimizer=parts.optimizer,
+        reward_fn=_reward(run, options.gold, config.fit.samples_per_epoch),
+        prompts=parts.prompts,
+        objective=parts.objective,
+        config=config.fit,
+    )
+    for _, info in islice(epochs, options.epochs):
+        record(folder, info, judge)
+    (folder / FINISHED).touch()
+
+
+def _reward(run: Run, gold: Path, samples_per_epoch: int) -> "RewardFunction":
+    sys.path.append(str(Path(__file__).parents[1] / "pareto"))
+    import rewards
+    from held_out import recognition
+    from known_bias import KnownBias
+
+    from ddpo_rewards import get_reward
+
+    small = get_reward("jpeg_compressibility")
+    families = {name: getattr(rewards, name) for name in FAMILIES if name != "jpeg"}
+    bias = {**families, "jpeg": lambda images: small(images)[0]}.get(run.family)
+    if run.kind == "pure":
+        return lambda images, prompts, metadata: (run.sign * bias(images), {})
+    seen = lambda images, prompts: recognition(gold, images, prompts)  # noqa: E731
+    return KnownBias(seen, bias if run.kind == "biased" else None, sign=run.sign, samples_per_epoch=samples_per_epoch)
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="where the runs lie; given again, what is missing is trained")
+    parser.add_argument("--gold", type=Path, required=True, help="where pareto/held_out.py left its weights")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--only", help="train this run, in this process")
     return parser.parse_args()
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ddpo_core.emoji.judge import CLASSES
 
 WEIGHTS = "held_out.safetensors"
-SCENES, NUM_STEPS, SEED = 12_000, 1_800, 11
+SCENES, NUM_STEPS, SEED = 12_000, 700, 11
 _WIDTHS = (32, 48, 96)
 
 
@@ -60,10 +60,10 @@ def main() -> None:
 
 def build_held_out() -> nn.Sequential:
     """Return the untrained classifier: images in [0, 1] of 64 x 64 pixels to logits over `CLASSES`."""
-    stages: list[nn.Module] = []
+    stages: list[nn.Module] = [nn.AvgPool2d(2)]
     for before, after in zip((3, *_WIDTHS), _WIDTHS, strict=False):
         stages += [nn.Conv2d(before, after, 5, padding=2), nn.GELU(), nn.GroupNorm(8, after), nn.MaxPool2d(2)]
-    return nn.Sequential(*stages, nn.Flatten(), nn.Dropout(0.2), nn.Linear(_WIDTHS[-1] * 64, len(CLASSES)))
+    return nn.Sequential(*stages, nn.Flatten(), nn.Dropout(0.2), nn.Linear(_WIDTHS[-1] * 16, len(CLASSES)))
 
 
 def recognition(results: Path, images: Tensor, prompts: Sequence[str]) -> Tensor:
