@@ -37,11 +37,23 @@ def imported_by(*arguments: str, watched: tuple[str, ...] = HEAVY) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [("--help",), ("train", "--help"), ("probe", "--help"), ("--version",), ("rewards", "list"), ("runs", "list")],
+    "arguments", [("--help",), ("train", "--help"), ("probe", "--help"), ("--version",), ("rewards", "list")]
 )
 def test_help_and_listings_import_nothing_heavy(arguments):
     assert imported_by(*arguments) == []
+
+
+def test_neither_do_the_lists_of_runs_presets_and_prompts_nor_a_configuration():
+    lists = ("runs list", "presets", "prompts list", "config show", "runs compare a b")
+    program = (
+        "import sys\nfrom contextlib import suppress\nfrom ddpo_cli import main\n"
+        f"for line in {lists!r}:\n"
+        "    sys.argv = ['ddpo', *line.split()]\n"
+        "    with suppress(SystemExit):\n        main()\n"
+        f"print('imported:', *(name for name in {HEAVY!r} if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "imported:"
 
 
 def test_the_probe_for_imports_can_fail():
@@ -57,7 +69,7 @@ def test_python_dash_m_is_the_command():
     assert done.stdout == f"ddpo {__version__}\n"
 
 
-COMMANDS = ("train", "sample", "eval", "score", "probe", "rewards", "runs")
+COMMANDS = ("train", "sample", "eval", "score", "probe", "rewards", "runs", "config", "presets", "prompts")
 
 
 def examples_of(text: str) -> list[list[str]]:

@@ -3,7 +3,16 @@
 import inflect
 import pytest
 
-from ddpo_core import DDPOError, PromptSet, as_prompt_set, draw_prompts, generator, list_prompt_sets, prompt_set
+from ddpo_core import (
+    DDPOError,
+    PromptSet,
+    as_prompt_set,
+    describe_prompt_sets,
+    draw_prompts,
+    generator,
+    list_prompt_sets,
+    prompt_set,
+)
 
 
 def test_the_sizes_are_those_of_the_paper():
@@ -129,3 +138,10 @@ def test_bad_files_are_one_clear_line(tmp_path, name, content, message):
 def test_a_missing_file_is_one_clear_line(tmp_path):
     with pytest.raises(DDPOError, match="cannot be read: No such file"):
         prompt_set(f"file:{tmp_path / 'absent.txt'}")
+
+
+@pytest.mark.parametrize("name", list_prompt_sets())
+def test_what_is_said_of_a_set_is_so(name):
+    known = describe_prompt_sets()[name]
+    assert known.size == len(prompt_set(name))
+    assert known.summary.rpartition(": ")[2] in prompt_set(name).prompts

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ddpo_cli import __version__, evaluate, probe, rewards, runs, sample, score, train
+from ddpo_cli import __version__, config, evaluate, presets, probe, prompts, rewards, runs, sample, score, train
 from ddpo_cli.errors import Debug, readable
 
 HELP = """
@@ -66,3 +66,6 @@ app.command("score", epilog=score.EPILOG)(readable(score.score))
 app.command("probe", epilog=probe.EPILOG)(readable(probe.probe))
 app.add_typer(rewards.app, name="rewards")
 app.add_typer(runs.app, name="runs")
+app.add_typer(config.app, name="config")
+app.command("presets", epilog=presets.EPILOG)(readable(presets.presets))
+app.add_typer(prompts.app, name="prompts")

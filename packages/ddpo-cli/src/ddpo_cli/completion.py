@@ -47,5 +47,12 @@ def rewards(incomplete: str) -> list[str]:
     return _matching(load_registry().list_rewards(), incomplete)
 
 
+def kept(incomplete: str) -> list[str]:
+    """Return what a run can keep: what the initial policy sees, installed rewards, or nothing."""
+    from ddpo_core.runs.config import INITIAL_VIEW, NEGATIVE_KL
+
+    return [*_matching([*INITIAL_VIEW, f"{NEGATIVE_KL}>=", "none"], incomplete), *rewards(incomplete)]
+
+
 def _matching(names: Iterable[str], incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddpo_cli import completion
 from ddpo_cli.errors import CLIError
 from ddpo_cli.ui.console import Format, emit, foreign_output, messages, say
 from ddpo_cli.ui.progress import counted, loading
@@ -44,13 +45,21 @@ Grids and every score are written to RUN/eval/, the rows to stdout.
 def evaluate(
     run: Annotated[
         Path | None,
-        typer.Argument(metavar="RUN", help="A run, or a checkpoint of a run.", show_default="the last run in runs/"),
+        typer.Argument(
+            metavar="RUN",
+            help="A run, or a checkpoint of a run.",
+            show_default="the last run in runs/",
+            autocompletion=completion.checkpoints,
+        ),
     ] = None,
     *,
     reward: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="REF", help="A further reward beside the run's own; repeat for several.", show_default=False
+            metavar="REF",
+            help="A further reward beside the run's own; repeat for several.",
+            show_default=False,
+            autocompletion=completion.rewards,
         ),
     ] = None,
     prompts: Annotated[
@@ -59,6 +68,7 @@ def evaluate(
             metavar="PROMPTS",
             help="A prompt set or file:PATH; repeat for several.",
             show_default="the run's, and unseen animals, objects and activities",
+            autocompletion=completion.prompt_sets,
         ),
     ] = None,
     num_images: Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddpo_cli import completion
 from ddpo_cli.errors import INCONCLUSIVE, SUSCEPTIBLE, CLIError
 from ddpo_cli.score import ImageColumn, PromptColumn
 from ddpo_cli.ui.console import Format, FormatOption, emit, foreign_output, say
@@ -63,7 +64,12 @@ SHOWN = ("verdict", "question", "answer")
 
 def probe(
     reward: Annotated[
-        str, typer.Argument(metavar="REF", help="The reward to test, as for ddpo score: a name, or my_plugin:score.")
+        str,
+        typer.Argument(
+            metavar="REF",
+            help="The reward to test, as for ddpo score: a name, or my_plugin:score.",
+            autocompletion=completion.rewards,
+        ),
     ],
     *,
     suite: Annotated[

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddpo_cli import completion
 from ddpo_cli.errors import BAD_INPUT, CLIError, readable
 from ddpo_cli.ui.console import Format, FormatOption, emit, foreign_output, say, tell
 
@@ -64,7 +65,9 @@ def list_rewards(
 @app.command("show")
 @readable
 def show(
-    reward: Annotated[str, typer.Argument(metavar="REF", help="A reward from the list.")],
+    reward: Annotated[
+        str, typer.Argument(metavar="REF", help="A reward from the list.", autocompletion=completion.rewards)
+    ],
     format: FormatOption = Format.table,
 ) -> None:
     """Print what is known about a reward: unit, range, licence, source, weights, reference scores."""
@@ -82,7 +85,9 @@ def show(
 @app.command("check")
 @readable
 def check(
-    reward: Annotated[str, typer.Argument(metavar="REF", help="A reward, e.g. my_plugin:score.")],
+    reward: Annotated[
+        str, typer.Argument(metavar="REF", help="A reward, e.g. my_plugin:score.", autocompletion=completion.rewards)
+    ],
     format: FormatOption = Format.table,
 ) -> None:
     """Check that a reward keeps the contract: length, finite, order, batches, determinism. Exit code 2 if not."""
@@ -99,7 +104,12 @@ def check(
 @app.command("verify")
 @readable
 def verify(
-    reward: Annotated[str, typer.Argument(metavar="REF", help="A reward with published scores: ddpo rewards show.")],
+    reward: Annotated[
+        str,
+        typer.Argument(
+            metavar="REF", help="A reward with published scores: ddpo rewards show.", autocompletion=completion.rewards
+        ),
+    ],
     images: Annotated[
         Path | None,
         typer.Option(

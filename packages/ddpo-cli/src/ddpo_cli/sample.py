@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddpo_cli import completion
 from ddpo_cli.errors import CLIError
 from ddpo_cli.ui.console import foreign_output, say, tell
 from ddpo_cli.ui.progress import counted, loading
@@ -42,7 +43,9 @@ def sample(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL|RUN", help="builtin:emoji, a diffusers folder, a hub id, a run, or a checkpoint of a run."
+            metavar="MODEL|RUN",
+            help="builtin:emoji, a diffusers folder, a hub id, a run, or a checkpoint of a run.",
+            autocompletion=completion.models,
         ),
     ] = "builtin:emoji",
     *,
@@ -52,7 +55,10 @@ def sample(
     prompts: Annotated[
         str | None,
         typer.Option(
-            metavar="PROMPTS", help="A prompt set or file:PATH.", show_default="the run's, else simple_animals"
+            metavar="PROMPTS",
+            help="A prompt set or file:PATH.",
+            show_default="the run's, else simple_animals",
+            autocompletion=completion.prompt_sets,
         ),
     ] = None,
     num_images: Annotated[

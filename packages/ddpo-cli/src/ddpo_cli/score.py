@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO, TypeAlias
 import typer
 from rich.console import Console
 
+from ddpo_cli import completion
 from ddpo_cli.errors import CLIError
 from ddpo_cli.ui.console import foreign_output, say, table, tell, to_json
 from ddpo_cli.ui.progress import counted
@@ -77,6 +78,7 @@ def score(
             metavar="REF",
             help="A reward, as for ddpo train; repeat for several columns. "
             "With weights there is a column of their sum, too.",
+            autocompletion=completion.rewards,
         ),
     ],
     prompts: Annotated[

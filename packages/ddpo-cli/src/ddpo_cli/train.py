@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from typer.core import TyperCommand
 
+from ddpo_cli import completion
 from ddpo_cli.errors import CLIError, describe, is_user_error, process_rank
 from ddpo_cli.presets import list_presets, read_preset
 from ddpo_cli.ui.console import foreign_output, messages, say, tell
@@ -61,6 +62,25 @@ The path of the run is printed to stdout at the end, everything else to stderr.
 
 _THE_RUN = "The run"
 
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"A task of the paper: {', '.join(list_presets())}. --config, flags and --set override it.",
+        rich_help_panel="What to train",
+        autocompletion=completion.presets,
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any key of config.toml, such as fit.num_steps=10; repeat for several. It overrides all else.",
+        rich_help_panel=_THE_RUN,
+    ),
+]
+
 
 class TrainCommand(TyperCommand):
     """`ddpo train` with the options of the configuration, made when they are asked for: they take pydantic."""
@@ -76,26 +96,16 @@ class TrainCommand(TyperCommand):
 def train(
     run: Annotated[
         Path | None,
-        typer.Argument(metavar="RUN", help="With [bold]--resume[/bold]: the run to go on with.", show_default=False),
+        typer.Argument(
+            metavar="RUN",
+            help="With [bold]--resume[/bold]: the run to go on with.",
+            show_default=False,
+            autocompletion=completion.checkpoints,
+        ),
     ] = None,
     *,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"A task of the paper: {', '.join(list_presets())}. --config, flags and --set override it.",
-            rich_help_panel="What to train",
-        ),
-    ] = None,
-    set: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any key of config.toml, such as fit.num_steps=10; repeat for several. It overrides all else.",
-            rich_help_panel=_THE_RUN,
-        ),
-    ] = None,
+    preset: PresetOption = None,
+    set: SetOption = None,
     config: Annotated[
         Path | None,
         typer.Option(

@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 from rich.markup import escape
 from typer.main import get_command
 
+from ddpo_cli import completion
 from ddpo_cli.errors import CLIError, did_you_mean
 from ddpo_core.runs.config import FOR_ALGORITHM, FOR_MODEL, FOR_TRAINABLE, OBJECTIVES, RunConfig
 
@@ -33,6 +34,14 @@ SHOWN: Mapping[str, Sequence[str]] = {
 
 SPELT = {"objective.name": ("--algorithm",), "held_out": ("--holdout", "--held-out")}
 METAVARS = {"reward": "REF", "held_out": "REF", "keep": "REF[>=LEVEL]", "on_hack": "WHAT", "trainable": "PART"}
+
+COMPLETED = {
+    "model": completion.models,
+    "reward": completion.rewards,
+    "held_out": completion.rewards,
+    "keep": completion.kept,
+    "prompts": completion.prompt_sets,
+}
 
 
 class Key(NamedTuple):
@@ -144,7 +153,7 @@ def _flag(key: Key, panel: str) -> Parameter:
         help=_help(key),
         show_default=False,
         rich_help_panel=panel,
-        autocompletion=(lambda: list(key.choices)) if key.choices else None,
+        autocompletion=(lambda: list(key.choices)) if key.choices else COMPLETED.get(key.path),
     )
     kind = bool if is_switch else list[str] if key.is_list else str
     return Parameter(

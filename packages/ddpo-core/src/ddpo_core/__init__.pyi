@@ -93,6 +93,7 @@ from ddpo_core.optim import warmup as warmup
 from ddpo_core.optim import with_ema as with_ema
 from ddpo_core.prompts import PromptSet as PromptSet
 from ddpo_core.prompts import as_prompt_set as as_prompt_set
+from ddpo_core.prompts import describe_prompt_sets as describe_prompt_sets
 from ddpo_core.prompts import list_prompt_sets as list_prompt_sets
 from ddpo_core.prompts import pick_prompts as pick_prompts
 from ddpo_core.prompts import prompt_set as prompt_set

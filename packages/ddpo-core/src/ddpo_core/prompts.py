@@ -10,7 +10,7 @@ from functools import cache
 from io import StringIO
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ddpo_core.emoji.words import ACTIVITIES, ANIMALS, UNSEEN_ACTIVITIES, UNSEEN_ANIMALS, UNSEEN_OBJECTS
 from ddpo_core.errors import DDPOError
@@ -48,6 +48,15 @@ class PromptSet:
         return len(self.prompts)
 
 
+class KnownSet(NamedTuple):
+    """A built-in prompt set, told without making it."""
+
+    summary: str
+    size: int
+    """How many prompts it has."""
+    make: Callable[[], PromptSet]
+
+
 def prompt_set(name: str) -> PromptSet:
     """Look up a prompt set by name, or read one from `file:PATH`.
 
@@ -76,7 +85,7 @@ def prompt_set(name: str) -> PromptSet:
         if Path(name).is_file():
             hint = f"did you mean 'file:{name}'?"
         raise DDPOError(f"prompt set {name!r} is unknown; {hint}")
-    return _SETS[name]()
+    return _SETS[name].make()
 
 
 def as_prompt_set(prompts: PromptSet | Sequence[str], *, count: int | None = None) -> PromptSet:
@@ -119,6 +128,16 @@ def list_prompt_sets() -> tuple[str, ...]:
     return tuple(_SETS)
 
 
+def describe_prompt_sets() -> dict[str, KnownSet]:
+    """Describe the built-in prompt sets by name.
+
+    Example:
+        >>> describe_prompt_sets()["simple_animals"].size
+        45
+    """
+    return dict(_SETS)
+
+
 def _plain(prompts: Iterable[str]) -> PromptSet:
     listed = tuple(prompts)
     return PromptSet(listed, tuple({} for _ in listed))
@@ -150,13 +169,17 @@ def _counted(nouns: Sequence[str]) -> PromptSet:
     return PromptSet(prompts, metadata)
 
 
-_SETS: Mapping[str, Callable[[], PromptSet]] = {
-    "simple_animals": lambda: _named(ANIMALS),
-    "animals_activities": lambda: _acting(ANIMALS, ACTIVITIES),
-    "counting": lambda: _counted(ANIMALS),
-    "unseen_animals": lambda: _named(UNSEEN_ANIMALS),
-    "unseen_objects": lambda: _named(UNSEEN_OBJECTS),
-    "unseen_activities": lambda: _acting(ANIMALS, UNSEEN_ACTIVITIES),
+_SETS: Mapping[str, KnownSet] = {
+    "simple_animals": KnownSet("the animals of the paper: a cat", 45, lambda: _named(ANIMALS)),
+    "animals_activities": KnownSet(
+        "these at three activities: a cat washing dishes", 135, lambda: _acting(ANIMALS, ACTIVITIES)
+    ),
+    "counting": KnownSet("one to nine of each, for llava_vqa: two cats", 405, lambda: _counted(ANIMALS)),
+    "unseen_animals": KnownSet("animals in none of the above: a badger", 35, lambda: _named(UNSEEN_ANIMALS)),
+    "unseen_objects": KnownSet("things: an airplane", 20, lambda: _named(UNSEEN_OBJECTS)),
+    "unseen_activities": KnownSet(
+        "at three other activities: a cat reading a book", 135, lambda: _acting(ANIMALS, UNSEEN_ACTIVITIES)
+    ),
 }
 
 
