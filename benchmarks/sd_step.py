@@ -13,7 +13,7 @@ import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ def _measure(options: argparse.Namespace, device: str, dtype: torch.dtype, check
     torch.set_num_threads(options.threads)
     place = torch.device(device)
     policy = stable_diffusion_policy(
-        _pipeline(),
+        random_pipeline(),
         guidance_scale=options.guidance_scale,
         device=place,
         dtype=dtype,
@@ -85,8 +85,8 @@ def _measure(options: argparse.Namespace, device: str, dtype: torch.dtype, check
     }
 
 
-def _pipeline() -> StableDiffusionPipeline:
-    """Make Stable Diffusion 1.4 with random weights and small neighbours of the UNet."""
+def random_pipeline(unet: Mapping[str, Any] | None = None, *, pixels: int = 512) -> StableDiffusionPipeline:
+    """Make Stable Diffusion 1.4 with random weights and small neighbours of the UNet, which may be another's."""
     tokens = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
     vocab = {token: place for place, token in enumerate(tokens)}
     text = CLIPTextConfig(
@@ -105,14 +105,16 @@ def _pipeline() -> StableDiffusionPipeline:
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         norm_num_groups=4,
-        sample_size=512,
+        sample_size=pixels,
     )
     torch.manual_seed(0)
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel(text),
         tokenizer=CLIPTokenizer(vocab=vocab, merges=[], model_max_length=TOKENS),
-        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
+        unet=UNet2DConditionModel(
+            **{"sample_size": pixels // 8, "cross_attention_dim": 768, "attention_head_dim": 8, **(unet or {})}
+        ),
         scheduler=DDIMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
