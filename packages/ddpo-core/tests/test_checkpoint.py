@@ -142,7 +142,7 @@ def test_a_format_of_the_future_is_refused(intact, tmp_path):
     future = shutil.copytree(intact, tmp_path / "epoch-000002")
     described = json.loads((future / "state.json").read_text())
     (future / "state.json").write_text(json.dumps({**described, "format": 99}))
-    with pytest.raises(CheckpointError, match="has format 99; this version reads 3"):
+    with pytest.raises(CheckpointError, match="has format 99; this version reads 4"):
         load_checkpoint(future, POLICY, OPTIMIZER)
 
 

@@ -1,6 +1,5 @@
 """Optimizers as functions: torch's numbers, nothing mutated, and nothing remembered but what is saved."""
 
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -21,7 +20,6 @@ from ddpo_core import (
     init,
     load_checkpoint,
     save_checkpoint,
-    scale_rate,
     torch_optimizer,
     toy,
     warmup,
@@ -274,37 +272,3 @@ def test_a_run_with_an_average_and_an_optimizer_of_torch_is_resumed_bit_for_bit(
     assert list(resumed.opt_state) == list(whole.opt_state)
     assert all(torch.equal(resumed.opt_state[key], tensor) for key, tensor in whole.opt_state.items())
     assert all(torch.equal(resumed.params[name], leaf) for name, leaf in whole.params.items())
-
-
-@pytest.mark.parametrize(
-    "make", [adamw, lambda rate: torch_optimizer(torch.optim.NAdam, rate), lambda rate: with_ema(adamw(rate), 0.9)]
-)
-def test_a_scaled_rate_steps_as_an_optimizer_of_that_rate_does_from_then_on(make):
-    params, gradients = _tensors(0), _tensors(1)
-    optimizer, other = make(lambda count: 0.5 ** (count + 3)), make(lambda count: 0.25 * 0.5 ** (count + 3))
-    params, state = optimizer.update(gradients, optimizer.init(params), params)
-    unscaled = {name: tensor.clone() for name, tensor in state.items()}
-    scaled = scale_rate(scale_rate(state, 0.5), 0.25)
-    assert all(torch.equal(state[name], tensor) for name, tensor in unscaled.items())
-    expected, others = params, state
-    for _ in range(2):
-        params, scaled = optimizer.update(gradients, scaled, params)
-        expected, others = other.update(gradients, others, expected)
-    assert all(torch.equal(params[name], leaf) for name, leaf in expected.items())
-    assert (scaled["rate_scale"], others["rate_scale"]) == (0.25, 1)
-
-
-def test_the_scale_of_the_rate_is_saved(tmp_path):
-    policy, optimizer = toy.policy(), with_ema(adamw(0.01), 0.9)
-    state = init(policy, optimizer, seed=0)
-    scaled = replace(state, opt_state=scale_rate(state.opt_state, 0.125))
-    loaded = load_checkpoint(save_checkpoint(tmp_path, scaled, policy), policy, optimizer)
-    assert loaded.opt_state["rate_scale"] == 0.125
-
-
-def test_steps_that_cannot_be_scaled_are_said_to_be_so():
-    with pytest.raises(DDPOError, match="cannot be scaled: its state has no 'rate_scale'"):
-        scale_rate({"momentum/weight": torch.zeros(1)}, 0.5)
-    for factor in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="want a factor above 0"):
-            scale_rate(adamw(0.1).init(_tensors(0)), factor)

@@ -25,16 +25,9 @@ def test_the_costs_of_a_sample_add_up_to_those_of_the_run():
 
 def test_held_out_rewards_are_paid_for_every_epoch():
     costs = Costs(step=1, decode=2, reward=3, pair=4, images=8, peak_bytes=None, sample_bytes=10, on_gpu=False)
-    expected = estimate(costs, run_config({**SMALL, "held_out": "judge", "plateau_every": 1}))
+    expected = estimate(costs, run_config({**SMALL, "held_out": "judge"}))
     assert expected.run == 2 * (60 + 8) + (8 + 2 * 4) * 7
     assert expected.memory is None
-
-
-def test_the_fixed_samples_that_decide_the_size_of_steps_are_paid_also_after_the_last_epoch():
-    costs = Costs(step=1, decode=2, reward=3, pair=4, images=8, peak_bytes=None, sample_bytes=10, on_gpu=False)
-    config = run_config({**SMALL, "eval_samples": 40, "plateau_every": 2, "epochs": 4})
-    # Pictures of 2 after epochs 1 and 3, and 32 after 2 and 4; 40 before and after.
-    assert estimate(costs, config).run == 4 * (60 + 8) + (2 * 40 + 2 * 2 + 2 * 32) * 7
 
 
 @pytest.mark.parametrize("name", ["ddpo-is", "ddpo-sf", "rwr", "sparse-rwr"])

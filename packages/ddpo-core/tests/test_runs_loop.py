@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ddpo_core import DDPOError, Optimizer, Processes, PromptSet, ema_params, evaluate, stable_diffusion_policy
+from ddpo_core import DDPOError, Processes, PromptSet, ema_params, evaluate, stable_diffusion_policy
 from ddpo_core.runs.config import read_run_config, run_config
 from ddpo_core.runs.events import Epoch, Finished, Noted, Saved, tqdm_progress
 from ddpo_core.runs.folder import read_model_record
@@ -510,91 +510,3 @@ def test_a_run_that_keeps_something_goes_on_bit_for_bit(make):
 def test_rewards_that_are_kept_are_those_that_the_configuration_names(make):
     with pytest.raises(DDPOError, match=r"kept has the rewards none, config\.keep names 'judge'"):
         next(start(make, given=KEPT))
-
-
-NOTHING_LEARNT = {"plateau_every": 1, "sample_every": 100, "evidence_samples": 0}
-
-
-def scales(run="run"):
-    return [row["rate_scale"] for row in read_metrics(Path(run))]
-
-
-def test_steps_are_halved_where_the_reward_does_not_rise_on_the_fixed_samples(make):
-    # Asked before training, and in every epoch for its samples and the fixed ones, which are better in epoch 4.
-    reward = Scripted(0.5, *[0.5, 0.5] * 3, 0.5, 0.75, 0.5)
-    events = list(start(make, reward=reward, given={**NOTHING_LEARNT, "epochs": 8}))
-    # No progress in epochs 1 to 3; epoch 4 is the best from then on; none in epochs 5 to 7.
-    assert scales() == [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
-    assert [row["fixed_scores"] for row in read_metrics(Path("run"))][2:5] == [[0.5] * 4, [0.75] * 4, [0.5] * 4]
-    assert [event.text for event in events if isinstance(event, Noted)] == [
-        f"the reward has not risen on the fixed samples for 3 epochs: steps are halved ({scale} of the learning rate)"
-        for scale in ("1/2", "1/4")
-    ]
-    saved = load_file("run/checkpoints/epoch-000007/optimizer.safetensors")
-    assert saved["rate_scale"] == 0.25
-    states = {event.info.epoch: event.state.opt_state["rate_scale"] for event in events if isinstance(event, Epoch)}
-    assert states == dict(enumerate(scales(), 1))
-
-
-def test_halved_steps_are_half_as_long(make):
-    list(start(make, "halved", Scripted(0.5), given={**NOTHING_LEARNT, "epochs": 3}))
-    list(go_on(make, "halved", given={**NOTHING_LEARNT, "epochs": 4}))
-    list(start(make, "whole", Scripted(0.5), given={**NOTHING_LEARNT, "epochs": 3, "plateau_every": 0}))
-    list(go_on(make, "whole", given={**NOTHING_LEARNT, "epochs": 4, "plateau_every": 0}))
-    assert all("rate_scale" not in row for row in read_metrics(Path("whole")))
-    assert same(params("halved", 3), params("whole", 3))
-    for name, before in params("whole", 3).items():
-        halved, whole = (params(run, 4)[name] - before for run in ("halved", "whole"))
-        torch.testing.assert_close(halved, whole / 2, rtol=1e-2, atol=1e-7)
-
-
-@pytest.mark.parametrize("stop", [3, 4])
-def test_a_run_whose_steps_are_halved_goes_on_bit_for_bit(make, stop):
-    def noise(images, prompts, metadata):
-        return torch.frac(images.double().sum((1, 2, 3)) * 1e4).float(), {}
-
-    given = {**NOTHING_LEARNT, "sample_every": 3}
-    list(start(make, "whole", noise, given={**given, "epochs": 8}))
-    assert scales("whole")[-2] < 1
-    list(start(make, "parts", noise, given={**given, "epochs": stop}))
-    list(go_on(make, "parts", noise, given={**given, "epochs": 8}))
-    assert rows("parts") == rows("whole")
-    for file in ("params", "optimizer"):
-        found = [load_file(f"{run}/checkpoints/epoch-000008/{file}.safetensors") for run in ("parts", "whole")]
-        assert same(*found)
-
-
-def test_processes_that_do_not_write_take_the_scale_of_the_one_that_does(make, monkeypatch):
-    from ddpo_core.runs import loop
-
-    seen = []
-    train_epoch = loop.train_epoch
-    monkeypatch.setattr(
-        loop,
-        "train_epoch",
-        lambda state, **more: seen.append(float(state.opt_state["rate_scale"])) or train_epoch(state, **more),
-    )
-    # The first process is played by copies of what the second one says, but for the scale, which is its epoch's.
-    monkeypatch.setattr(loop, "_shared", lambda said, processes: [False, 0.5 ** len(seen)])
-    second = Processes(1, 2, lambda tensors: tensors, lambda tensor: torch.stack([tensor, tensor]))
-    assert list(start(make, processes=second, given={"epochs": 3, "plateau_every": 5})) == []
-    assert seen == [1, 0.5, 0.25]
-
-
-def test_while_what_is_kept_lies_below_its_level_a_reward_that_does_not_rise_halves_nothing(make):
-    given = {**NOTHING_LEARNT, "keep": "judge>=2", "epochs": 4}
-    list(start(make, reward=Scripted(0.5), given=given, kept={"judge": Scripted(*[1.0, 1.2] * 16, 1.5, 2.5)}))
-    # Measured on 128 samples before training, four at a time, and then in every epoch: 1.5 in the first.
-    assert [row["kept"]["judge"]["value"] for row in read_metrics(Path("run"))] == [1.5, 2.5, 2.5, 2.5]
-    assert ["fixed_scores" in row for row in read_metrics(Path("run"))] == [False, True, True, True]
-    assert scales() == [1, 1, 1, 0.5]
-
-
-def test_an_optimizer_that_cannot_be_scaled_is_refused_before_anything_is_written(make):
-    config, parts = make({"plateau_every": 5})
-    plain = Optimizer(lambda params: {}, lambda gradients, state, params: (params, state))
-    with pytest.raises(DDPOError, match=r"cannot be scaled.*plateau_every=0"):
-        next(train(config, brightness, output="run", parts=parts._replace(optimizer=plain)))
-    assert not Path("run").exists()
-    config, _ = make({"plateau_every": 0})
-    assert next(train(config, brightness, output="run", parts=parts._replace(optimizer=plain))).epoch == 0

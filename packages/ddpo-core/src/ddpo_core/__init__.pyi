@@ -87,7 +87,6 @@ from ddpo_core.optim import constant as constant
 from ddpo_core.optim import cosine as cosine
 from ddpo_core.optim import ema_params as ema_params
 from ddpo_core.optim import half_life as half_life
-from ddpo_core.optim import scale_rate as scale_rate
 from ddpo_core.optim import torch_optimizer as torch_optimizer
 from ddpo_core.optim import warmup as warmup
 from ddpo_core.optim import with_ema as with_ema

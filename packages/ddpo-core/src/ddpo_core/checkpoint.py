@@ -29,7 +29,7 @@ from torch import Tensor
 from ddpo_core.errors import CheckpointError, DDPOError
 from ddpo_core.types import Optimizer, Policy, TrainState
 
-_FORMAT = 3
+_FORMAT = 4
 _PARAMS, _OPTIMIZER, _STATE = "params.safetensors", "optimizer.safetensors", "state.json"
 _NAME = re.compile(r"epoch-(\d{6,})|\.epoch-(\d{6,})\.old")
 

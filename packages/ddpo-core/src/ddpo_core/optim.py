@@ -15,7 +15,7 @@ from ddpo_core.types import Optimizer, OptState, Params
 Schedule: TypeAlias = Callable[[int], float]
 """From the number of updates made so far to the learning rate of the next one."""
 
-_COUNT, _SCALE, _EMA = "step", "rate_scale", "ema/"
+_COUNT, _EMA = "step", "ema/"
 
 
 def adamw(
@@ -63,7 +63,7 @@ def adamw(
 
     def update(gradients: Params, state: OptState, params: Params) -> tuple[Params, OptState]:
         updated = {name: tensor.detach().clone() for name, tensor in params.items()}
-        moments = {key: tensor.clone() for key, tensor in state.items() if key not in (_COUNT, _SCALE)}
+        moments = {key: tensor.clone() for key, tensor in state.items() if key != _COUNT}
         # torch advances every entry of this list, so that one shared tensor would count each parameter as a step.
         steps = [state[_COUNT].clone() for _ in params]
         torch_adamw(
@@ -82,7 +82,7 @@ def adamw(
             eps=eps,
             maximize=False,
         )
-        return updated, {_COUNT: state[_COUNT] + 1, _SCALE: state[_SCALE].clone(), **moments}
+        return updated, {_COUNT: state[_COUNT] + 1, **moments}
 
     return Optimizer(_init_moments, update)
 
@@ -120,15 +120,14 @@ def torch_optimizer(
 
     def init(params: Params) -> OptState:
         # What is remembered shows after a step only; its values belong to nothing, an update from step 0 drops them.
-        zeros, counted = {name: torch.zeros_like(tensor) for name, tensor in params.items()}, _init_counted()
-        _, remembered = step(zeros, {}, params, _rate(schedule, counted))
-        return {**counted, **{key: torch.zeros_like(tensor) for key, tensor in remembered.items()}}
+        zeros = {name: torch.zeros_like(tensor) for name, tensor in params.items()}
+        _, remembered = step(zeros, {}, params, _rate(schedule, {_COUNT: torch.zeros(())}))
+        return {_COUNT: torch.zeros(()), **{key: torch.zeros_like(tensor) for key, tensor in remembered.items()}}
 
     def update(gradients: Params, state: OptState, params: Params) -> tuple[Params, OptState]:
-        own = {key: tensor for key, tensor in state.items() if key not in (_COUNT, _SCALE)}
-        remembered = own if state[_COUNT] else {}
+        remembered = {key: tensor for key, tensor in state.items() if key != _COUNT} if state[_COUNT] else {}
         updated, after = step(gradients, remembered, params, _rate(schedule, state))
-        return updated, {_COUNT: state[_COUNT] + 1, _SCALE: state[_SCALE].clone(), **after}
+        return updated, {_COUNT: state[_COUNT] + 1, **after}
 
     def step(gradients: Params, remembered: OptState, params: Params, rate: float) -> tuple[Params, OptState]:
         leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in params.items()}
@@ -212,35 +211,6 @@ def ema_params(opt_state: OptState) -> Params:
     if not averages:
         raise DDPOError("this optimizer keeps no average of the params: want with_ema(optimizer, decay)")
     return averages
-
-
-def scale_rate(opt_state: OptState, factor: float) -> OptState:
-    """Set what the learning rate of the schedule is multiplied by from now on, in the place of what was set before.
-
-    It is 1 at first, and part of the optimizer's state, so it is saved with it.
-
-    Args:
-        opt_state: The state of an `adamw` or a `torch_optimizer`, averaged or not.
-        factor: Above 0.
-
-    Raises:
-        ValueError: If the factor is not above 0 and finite.
-        DDPOError: If the state is that of an optimizer of your own which has no such factor.
-
-    Example:
-        >>> optimizer = torch_optimizer(torch.optim.SGD, 0.5)
-        >>> params, gradients = {"weight": torch.tensor([1.0])}, {"weight": torch.tensor([1.0])}
-        >>> optimizer.update(gradients, scale_rate(optimizer.init(params), 0.25), params)[0]["weight"]
-        tensor([0.8750])
-    """
-    if not 0 < factor < math.inf:
-        raise ValueError(f"factor={factor!r}: want a factor above 0 and finite")
-    if _SCALE not in opt_state:
-        raise DDPOError(
-            f"the steps of this optimizer cannot be scaled: its state has no {_SCALE!r}, by which it would have to "
-            "multiply its rate; want adamw or torch_optimizer (in a run: or plateau_every=0)"
-        )
-    return {**opt_state, _SCALE: torch.full_like(opt_state[_SCALE], factor)}
 
 
 def constant(rate: float) -> Schedule:
@@ -329,7 +299,7 @@ def _as_schedule(learning_rate: float | Schedule) -> Schedule:
 def _rate(schedule: Schedule, state: OptState) -> float:
     rate = schedule(int(state[_COUNT].item()))
     _check_rate(rate)
-    return rate * state[_SCALE].item()
+    return rate
 
 
 def _check_rate(rate: float) -> None:
@@ -341,14 +311,11 @@ def _hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 
-def _init_counted() -> OptState:
-    return {_COUNT: torch.zeros(()), _SCALE: torch.ones(())}
-
-
 def _init_moments(params: Params) -> OptState:
+    step: tuple[str, Tensor] = (_COUNT, torch.zeros(()))
     moments = (
         (f"{moment}/{name}", torch.zeros_like(tensor))
         for moment in ("first_moment", "second_moment")
         for name, tensor in params.items()
     )
-    return dict(chain(_init_counted().items(), moments))
+    return dict(chain([step], moments))

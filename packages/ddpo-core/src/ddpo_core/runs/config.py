@@ -190,12 +190,6 @@ class RunConfig(BaseModel):
     eval_samples: PositiveInt = Field(64, description="images of the evaluation before and after")
     grid_samples: PositiveInt = Field(16, description="how many of them the grids in samples/ show")
     sample_every: PositiveInt = Field(5, description="epochs between two grids")
-    plateau_every: int = Field(
-        0,
-        ge=0,
-        description="epochs between two evaluations of 32 fixed samples; after three in which their reward has not "
-        "risen, steps are halved; 0: never",
-    )
     checkpoint_every: PositiveInt = Field(5, description="epochs between two checkpoints")
     keep_last: PositiveInt = Field(3, description="how many of the newest checkpoints are kept")
     held_out: tuple[str, ...] = Field(

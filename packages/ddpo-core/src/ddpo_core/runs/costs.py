@@ -12,7 +12,6 @@ from torch import Tensor
 from ddpo_core.config import FitConfig, parse_config
 from ddpo_core.runs.config import INITIAL_VIEW, NEGATIVE_KL, ObjectiveOptions, RunConfig, parse_keep
 from ddpo_core.runs.parts import Parts, make_objective
-from ddpo_core.runs.plateau import FIXED_SAMPLES, is_due
 from ddpo_core.training import fit, init
 from ddpo_core.types import Policy, RewardFunction
 
@@ -95,7 +94,10 @@ def estimate(costs: Costs, config: RunConfig) -> Estimate:
     sampling = fit_config.num_steps * costs.step + costs.decode
     samples = fit_config.samples_per_epoch
     epoch = (samples * sampling, samples * costs.reward, samples * trained_steps(config) * costs.pair)
-    on_the_way = sum(min(config.eval_samples, _looked_at(config, epoch)) for epoch in range(1, config.epochs + 1))
+    grids = (config.epochs - 1) // config.sample_every
+    on_the_way = config.epochs * config.eval_samples
+    if not config.held_out:
+        on_the_way = grids * min(config.grid_samples, config.eval_samples)
     kept = {parse_keep(text).reference for text in config.keep}
     viewed = min(config.judged_samples, samples) + (samples if kept & set(INITIAL_VIEW) else 0)
     compared = samples if NEGATIVE_KL in kept else 0
@@ -117,12 +119,6 @@ def trained_steps(config: RunConfig) -> int:
     steps, options = config.fit.num_steps, config.objective
     window = getattr(options, "timestep_window", 0) or steps
     return config.fit.passes_per_epoch * max(1, round(options.timestep_fraction * min(steps, window)))
-
-
-def _looked_at(config: RunConfig, epoch: int) -> int:
-    is_shown = epoch % config.sample_every == 0 and epoch != config.epochs
-    counts = (config.eval_samples * bool(config.held_out), config.grid_samples * is_shown)
-    return max(*counts, FIXED_SAMPLES * is_due(config, epoch))
 
 
 def _one_step(options: ObjectiveOptions) -> ObjectiveOptions:

@@ -14,11 +14,13 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from ddpo_core.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
@@ -75,7 +77,6 @@ from ddpo_core.runs.log import (
     append_samples,
     as_observation,
     as_row,
-    decimals,
     plain,
     read_lines,
     read_metrics,
@@ -83,11 +84,9 @@ from ddpo_core.runs.log import (
 from ddpo_core.runs.model import best_epoch, judged_epoch
 from ddpo_core.runs.parts import Parts, load_parts, model_params
 from ddpo_core.runs.pictures import grid, save_png, to_pil
-from ddpo_core.runs.plateau import FIXED_SAMPLES, halved, is_due, rate_scale, scale_of, with_rate_scale
 from ddpo_core.runs.rescue import Keeper, attach_rescue, load_reward_states
 from ddpo_core.runs.trackers import Log, Record, check_trackers, scalars, tracking
-from ddpo_core.sampling import encode_once
-from ddpo_core.training import init, train_epoch
+from ddpo_core.training import fit, init
 from ddpo_core.types import EpochInfo, Kept, Params, Progress, RewardFunction, TrainState
 
 Hold: TypeAlias = Callable[[str], AbstractContextManager[Any]]
@@ -145,8 +144,6 @@ def train(
     loaded = parts or load_parts(config)
     config = _as_resolved(config, loaded)
     state = init(loaded.policy, loaded.optimizer, seed=config.seed)
-    if config.plateau_every:
-        state = with_rate_scale(state, 1.0)  # refused here, and not in the middle of the run
     job = _Job(
         config, loaded, reward_fn, held_out or {}, kept or {}, monitors, progress or _no_progress, processes, hold
     )
@@ -308,7 +305,7 @@ def _train_run(run: Path, job: _Job, state: TrainState, *, notes: Sequence[str])
         with tracking(run, config.tracker, options=options, text=text, epoch=state.epoch) as log:
             yield Started(run, config, state.epoch, state.queries, tuple(row["reward_mean"] for row in rows))
             yield from map(Noted, notes)
-            yield from _evaluated(run, job, keeper, log, rows)
+            yield from _evaluated(run, job, keeper, log, tuple(map(as_observation, rows)))
     except BaseException as error:
         # What is asked for while it is saved (Ctrl-C held back until then) is what happens now.
         with suppress(KeyboardInterrupt), job.hold("the checkpoint"):
@@ -316,12 +313,11 @@ def _train_run(run: Path, job: _Job, state: TrainState, *, notes: Sequence[str])
         raise
 
 
-def _evaluated(run: Path, job: _Job, keeper: Keeper, log: Log, rows: Sequence[Mapping[str, Any]]) -> Iterator[Event]:
+def _evaluated(run: Path, job: _Job, keeper: Keeper, log: Log, history: tuple[Observation, ...]) -> Iterator[Event]:
     """Train between two evaluations, and leave the better model and what came of it."""
     config, began, start = job.config, time.monotonic(), keeper.latest.epoch
     before = yield from _base(run, job, log, is_new=start == 0)
-    evaluations = [_plateau_scores(before), *(row["fixed_scores"] for row in rows if "fixed_scores" in row)]
-    best, halted = yield from _trained(run, job, keeper, log, tuple(map(as_observation, rows)), evaluations)
+    best, halted = yield from _trained(run, job, keeper, log, history)
     with job.hold("the model"):
         last = keeper.latest
         saved = keeper.save({last.epoch}, best=best)
@@ -387,34 +383,19 @@ def _base(run: Path, job: _Job, log: Log, *, is_new: bool) -> Generator[Event, N
 
 
 def _trained(
-    run: Path,
-    job: _Job,
-    keeper: Keeper,
-    log: Log,
-    history: tuple[Observation, ...],
-    evaluations: Sequence[Sequence[float]],
+    run: Path, job: _Job, keeper: Keeper, log: Log, history: tuple[Observation, ...]
 ) -> Generator[Event, None, tuple[int | None, Verdict | None]]:
-    """Train until `config.epochs`; returns the best epoch, and the verdict that ended the run before its time.
-
-    `evaluations` are those of the fixed samples that decide how large the steps are, from before training on.
-    """
+    """Train until `config.epochs`; returns the best epoch, and the verdict that ended the run before its time."""
     config, lap = job.config, time.monotonic()
     best = best_epoch(history, saved=list_checkpoints(run))
     write_model_record(run, ModelRecord(best=best))
     levels = _levels(run, job) if config.keep else {}
     complained: set[str] = set()
-    one_epoch = _epoch_of(job, _constraints(job, levels))
-    while keeper.latest.epoch < config.epochs:
-        state, info, seen, samples = one_epoch(keeper.latest)
-        held_out, shown, fixed_scores = _look(job, state, info)
+    for state, info, seen, samples in _epochs(job, keeper.latest, _constraints(job, levels)):
+        held_out, shown = _look(job, state)
         seen = replace(seen, held_out={**seen.held_out, **held_out})
         history = remember(history, seen)
         verdict = assess(history)
-        known_scale = scale_of(state)
-        if fixed_scores is not None:
-            evaluations = [*evaluations, fixed_scores]
-            state = with_rate_scale(state, rate_scale(evaluations))
-        scale = scale_of(state)
         row = {
             "epoch": info.epoch,
             "queries": info.queries,
@@ -422,8 +403,6 @@ def _trained(
             **({} if shown is None else {"samples_reward_mean": mean_score(shown)}),
             **({"kept": {name: kept._asdict() for name, kept in info.kept.items()}} if info.kept else {}),
             **as_row(seen, verdict),
-            **({"rate_scale": scale} if config.plateau_every else {}),
-            **({} if fixed_scores is None else {"fixed_scores": fixed_scores}),
         }
         # An epoch counts once it is written down: one that is broken off before is computed again.
         with job.hold(f"epoch {info.epoch}"):
@@ -439,7 +418,6 @@ def _trained(
             distributions = {name: [sample[name] for sample in samples] for name in ("reward", "advantage")}
             pictures = {} if drawn is None else {"samples": drawn.picture}
             notes = log(Record(info.epoch, scalars(row), distributions, pictures))
-        notes += halved(config, known_scale, scale)
         seconds, lap = time.monotonic() - lap, time.monotonic()
         yield Epoch(state, info, seen, verdict, row, seconds)
         yield from [] if drawn is None else [drawn]
@@ -448,9 +426,7 @@ def _trained(
         for name in sorted(_out_of_reach(info) - complained):
             complained.add(name)
             yield Noted(_describe_out_of_reach(name, info.kept[name]))
-        is_over = verdict.status == "hacked" and config.on_hack != "warn"
-        _shared([is_over, scale], job.processes)
-        if is_over:
+        if _shared(verdict.status == "hacked" and config.on_hack != "warn", job.processes):
             return best, verdict
     return best, None
 
@@ -458,14 +434,9 @@ def _trained(
 def _follow(job: _Job, state: TrainState) -> None:
     """Do this process's share of the epochs that another process writes."""
     levels = job.processes.gather_json(None)[0] if job.config.keep else {}
-    one_epoch = _epoch_of(job, _constraints(job, levels))
-    while state.epoch < job.config.epochs:
-        state, *_ = one_epoch(state)
-        is_over, scale = _shared([False, scale_of(state)], job.processes)
-        if is_over:
+    for _ in _epochs(job, state, _constraints(job, levels)):
+        if _shared(False, job.processes):
             return
-        if job.config.plateau_every:
-            state = with_rate_scale(state, scale)
 
 
 def _levels(run: Path, job: _Job) -> dict[str, Level]:
@@ -502,12 +473,11 @@ def _constraints(job: _Job, levels: Mapping[str, Sequence[float]]) -> Constraint
 def _out_of_reach(info: EpochInfo) -> set[str]:
     """Name what is held with all that a multiplier has, and still lies below its level."""
     limit = Gains().limit
-    return {name for name in _below_their_levels(info) if info.kept[name].multiplier >= limit}
-
-
-def _below_their_levels(info: EpochInfo) -> set[str]:
-    """Name what is kept and lies below its level by more than chance brings."""
-    return {name for name, kept in info.kept.items() if kept.value < kept.level - 2 * kept.error}
+    return {
+        name
+        for name, kept in info.kept.items()
+        if kept.multiplier >= limit and kept.value < kept.level - 2 * kept.error
+    }
 
 
 def _describe_out_of_reach(name: str, kept: Kept) -> str:
@@ -517,67 +487,40 @@ def _describe_out_of_reach(name: str, kept: Kept) -> str:
     )
 
 
-def _epoch_of(
-    job: _Job, constraints: Constraints | None
-) -> Callable[[TrainState], tuple[TrainState, EpochInfo, Observation, list[Mapping[str, Any]]]]:
-    """Return what makes one more epoch, and sees what is in the samples of all processes; all of them have to come.
-
-    It is `fit` for a state that changes between the epochs.
-    """
+def _epochs(
+    job: _Job, state: TrainState, constraints: Constraints | None
+) -> Iterator[tuple[TrainState, EpochInfo, Observation, list[Mapping[str, Any]]]]:
+    """Go through the missing epochs, with what is seen in the samples of all processes; all of them have to come."""
     observer = _observer(job)
-    remembering = job.parts.policy._replace(encode=encode_once(job.parts.policy.encode))
-
-    def one_epoch(state: TrainState) -> tuple[TrainState, EpochInfo, Observation, list[Mapping[str, Any]]]:
-        after, info = train_epoch(
-            state,
-            policy=remembering,
-            optimizer=job.parts.optimizer,
-            reward_fn=job.reward_fn,
-            prompts=job.parts.prompts,
-            objective=job.parts.objective,
-            config=job.config.fit,
-            constraints=constraints,
-            progress=job.progress,
-            processes=job.processes,
-        )
-        samples = [row for rows in job.processes.gather_json(_sample_rows(info)) for row in rows]
-        return after, info, observer(after, info), samples
-
-    return one_epoch
-
-
-def _look(
-    job: _Job, state: TrainState, info: EpochInfo
-) -> tuple[dict[str, float], Evaluation | None, list[float] | None]:
-    """Draw the fixed prompts where that is due.
-
-    Returns the means of held-out rewards, what a picture is made of, and the scores that decide how large steps are.
-    """
-    config = job.config
-    # The evaluation after training draws the picture of the last epoch. The steps after it, of a run that goes on, are
-    # to be as if it had not been the last.
-    is_shown = state.epoch % config.sample_every == 0 and state.epoch != config.epochs
-    is_compared = is_due(config, state.epoch) and not _below_their_levels(info)
-    # What is told from held-out rewards takes more images than looking at a grid.
-    count = max(
-        config.eval_samples if job.held_out else 0,
-        config.grid_samples if is_shown else 0,
-        FIXED_SAMPLES if is_compared else 0,
+    endless = fit(
+        state,
+        policy=job.parts.policy,
+        optimizer=job.parts.optimizer,
+        reward_fn=job.reward_fn,
+        prompts=job.parts.prompts,
+        objective=job.parts.objective,
+        config=job.config.fit,
+        constraints=constraints,
+        progress=job.progress,
+        processes=job.processes,
     )
-    if not count:
-        return {}, None, None
+    for after, info in islice(endless, max(0, job.config.epochs - state.epoch)):
+        samples = [row for rows in job.processes.gather_json(_sample_rows(info)) for row in rows]
+        yield after, info, observer(after, info), samples
+
+
+def _look(job: _Job, state: TrainState) -> tuple[dict[str, float], Evaluation | None]:
+    """Draw the fixed prompts where that is due: the means of held-out rewards, and what a picture is made of."""
+    config = job.config
+    # The evaluation after training draws the picture of the last epoch.
+    is_shown = state.epoch % config.sample_every == 0 and state.epoch != config.epochs
+    if not is_shown and not job.held_out:
+        return {}, None
+    # What is told from held-out rewards takes more images than looking at a grid.
+    count = config.eval_samples if job.held_out else config.grid_samples
     evaluation = _evaluate(job, model_params(config, state), count=count)
     held_out = {name: fmean(map(float, evaluation.info[name])) for name in job.held_out}
-    return held_out, evaluation if is_shown else None, _plateau_scores(evaluation) if is_compared else None
-
-
-def _plateau_scores(evaluation: Evaluation) -> list[float]:
-    """Say of every fixed sample what has to rise, or steps are halved: its reward.
-
-    Where something is kept, it is compared only in epochs in which that is not below its level: to get back there a
-    reward may have to fall, and a reward that was reached there is no mark for others.
-    """
-    return decimals(evaluation.scores[:FIXED_SAMPLES])
+    return held_out, evaluation if is_shown else None
 
 
 def _evaluate(job: _Job, params: Params, *, count: int) -> Evaluation:
@@ -624,7 +567,10 @@ def _observer(job: _Job) -> Callable[[TrainState, EpochInfo], Observation]:
 
 def _sample_rows(info: EpochInfo) -> list[dict[str, Any]]:
     """One row per sample of this process; `sample` is its place among those of the epoch."""
-    scores, advantages = decimals(info.scores), decimals(info.advantages)
+    # By their shortest decimals, as float32 prints: -2.196 and not -2.196000099182129.
+    scores, advantages = (
+        [float(str(value)) for value in np.asarray(values, np.float32)] for values in (info.scores, info.advantages)
+    )
     return [
         {
             "epoch": info.epoch,
@@ -639,9 +585,9 @@ def _sample_rows(info: EpochInfo) -> list[dict[str, Any]]:
     ]
 
 
-def _shared(said: Any, processes: Processes) -> Any:
-    """Return what the writing process says, plain data; each process has to ask."""
-    return processes.gather_json(said)[0]
+def _shared(said: bool, processes: Processes) -> bool:
+    """Return what the writing process says; each process has to ask."""
+    return bool(processes.gather_json(said)[0])
 
 
 def _no_progress(phase: str, done: int, total: int) -> None:
