@@ -1,4 +1,4 @@
-"""The example plugin, built as a wheel and installed into a fresh environment, is found by the command line."""
+"""The example plugins, built as wheels and installed into a fresh environment, are found by the command line."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "reward-plugin"
+EXAMPLES = [Path(__file__).parents[1] / "examples" / name for name in ("reward-plugin", "pyiqa-bridge")]
 
 
 def run(*command, **options):
@@ -22,7 +22,7 @@ def run(*command, **options):
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
-    """The interpreter of a new environment that has the example's wheel and sees the packages of this one."""
+    """The interpreter of a new environment that has the examples' wheels and sees the packages of this one."""
     folder = tmp_path_factory.mktemp("fresh")
     venv.create(folder / "env", with_pip=False, symlinks=True)
     interpreter = folder / "env" / "bin" / "python"
@@ -30,10 +30,13 @@ def python(tmp_path_factory):
     ours = [path for path in site.getsitepackages() if Path(path).is_dir()]
     lines = [f"import site; site.addsitedir({path!r})\n" for path in ours]
     (packages / "ours.pth").write_text("".join(lines))
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=EXAMPLE)
-    (wheel,) = folder.glob("*.whl")
+    for example in EXAMPLES:
+        run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=example)
     # A wheel of pure Python is installed by unpacking it: no network and no installer needed.
-    zipfile.ZipFile(wheel).extractall(packages)
+    wheels = list(folder.glob("*.whl"))
+    assert len(wheels) == len(EXAMPLES)
+    for wheel in wheels:
+        zipfile.ZipFile(wheel).extractall(packages)
     return interpreter
 
 
@@ -59,6 +62,17 @@ def test_the_example_plugin_can_be_disabled(python):
     assert "colourfulness" not in {reward["name"] for reward in listed}
 
 
-def test_the_tests_of_the_example_plugin_pass():
-    out = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=EXAMPLE)
+def test_a_scheme_reaches_the_plugin_that_resolves_it(python):
+    code = (
+        "from ddpo_rewards import RewardError, get_reward\n"
+        "try: get_reward('pyiqa://musiq')\n"
+        "except RewardError as error: print(error)"
+    )
+    # pyiqa itself is not installed here: its licence is for whoever wants it to accept.
+    assert "reward 'pyiqa://musiq' needs pyiqa: pip install pyiqa" in run(python, "-c", code)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_the_tests_of_an_example_plugin_pass(example):
+    out = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=example)
     assert "passed" in out
