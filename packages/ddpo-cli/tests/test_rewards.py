@@ -142,7 +142,85 @@ def test_verify_compares_the_score_of_a_picture_with_the_published_one(ddpo, mon
     assert row["seen"].startswith(f"scores 0.2000, published is {published} +/- 0.05 (a paper)")
 
 
-def test_verify_says_where_nothing_is_published(ddpo):
-    result = ddpo("rewards", "verify", "jpeg_compressibility")
+def test_verify_says_where_nothing_is_published_before_anything_is_loaded(ddpo):
+    result = ddpo("rewards", "verify", "llava_vqa")
     assert result.exit_code == 2
-    assert "nobody has published scores of 'jpeg_compressibility'" in result.stderr
+    assert "nobody has published scores of 'llava_vqa'" in result.stderr
+
+
+def test_a_drawn_picture_is_scored_as_it_was_measured_and_another_quality_is_told_apart(ddpo):
+    assert ddpo("rewards", "verify", "jpeg_compressibility").exit_code == 0
+    result = ddpo("rewards", "verify", "jpeg_incompressibility?quality=94")
+    assert result.exit_code == 2
+    assert "disc" in result.stdout
+
+
+@pytest.mark.parametrize(("published", "exit_code"), [(0.2, 0), (0.3, 2)])
+def test_verify_without_a_reward_looks_at_all_and_says_what_it_cannot(ddpo, monkeypatch, published, exit_code):
+    monkeypatch.setenv("DDPO_REWARDS_CACHE", "empty")
+    Image.new("RGB", (8, 8), (51, 51, 51)).save("grey.png")
+    install_published_reward(Path("site"), Path("grey.png"), score=published)
+    monkeypatch.syspath_prepend(str(Path("site").absolute()))
+    monkeypatch.delitem(sys.modules, "light_plugin", raising=False)
+    result = ddpo("rewards", "verify", "--images", ".", "-f", "json")
+    assert result.exit_code == exit_code, result.output
+    rows = {row["reward"]: row for row in json.loads(result.stdout)}
+    assert rows["lightness"]["result"] == ("failed" if exit_code else "passed")
+    assert rows["jpeg_compressibility"]["result"] == "passed"
+    assert rows["pickscore"]["seen"] == "nobody has published scores"
+    assert rows["aesthetic"]["result"] == "unknown"
+    assert "`ddpo rewards verify aesthetic` downloads them" in rows["aesthetic"]["seen"]
+
+
+def draw_photos(folder: Path, count: int = 8) -> None:
+    """Squares of noise that grow, on white: the larger the noise, the larger the file, and the darker the picture."""
+    folder.mkdir()
+    for index in range(count):
+        image = Image.new("RGB", (48, 48), "white")
+        image.paste(Image.effect_noise((4 * index + 8, 4 * index + 8), 90).convert("RGB"), (2, 2))
+        image.save(folder / f"{index}.png")
+
+
+def test_compare_tells_how_far_rewards_agree(ddpo, plugin):
+    draw_photos(Path("photos"))
+    light = plugin("return images.mean((1, 2, 3))")
+    rewards = ("jpeg_incompressibility", "jpeg_compressibility", light)
+    options = ("--prompt", "squares")  # which the plugin asks for
+    result = ddpo("rewards", "compare", *rewards, "photos", *options, "--sheet", "sheet.png", "-f", "json")
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)
+    assert [(row["first"], row["second"]) for row in rows] == [
+        (rewards[0], rewards[1]), (rewards[0], light), (rewards[1], light)
+    ]  # fmt: skip
+    assert [row["rank correlation"] for row in rows] == [-1.0, -1.0, 1.0]
+    assert {row["images"] for row in rows} == {8}
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width > 900
+    assert "rank correlation" in ddpo("rewards", "compare", *rewards, "photos", *options).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["jpeg_compressibility", "photos"], "want two rewards or more, then the images"),
+        (["jpeg_compressibility", "jpeg_incompressibility", "none"], "none"),
+        (["jpeg_compressibility", "jpeg_compressibility", "photos"], "is given twice"),
+        (["jpeg_compressibility", "clip_score", "photos"], "clip_score needs prompts"),
+        (["jpeg_compressibility", "jpeg_incompressibility", "photos"], "3 independent images"),
+    ],
+)
+def test_compare_says_what_it_wants(ddpo, arguments, complaint):
+    draw_photos(Path("photos"), 3)
+    result = ddpo("rewards", "compare", *arguments)
+    assert result.exit_code == 2
+    assert complaint in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_bench_measures_images_per_second_and_memory(ddpo):
+    arguments = ("jpeg_compressibility", "--size", "32", "--seconds", "0", "--batch-size", "4")
+    (facts,) = json.loads(ddpo("rewards", "bench", *arguments, "-f", "json").stdout)
+    assert (facts["images"], facts["batch_size"], facts["size"]) == (8, 4, 32)
+    assert facts["images_per_second"] > 0
+    assert "images per second" in ddpo("rewards", "bench", *arguments).stdout
+    assert ddpo("rewards", "bench", "none").exit_code == 2

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from ddpo_rewards import Reward, RewardError, RewardSpec, combine, get_reward
 from ddpo_rewards.builtin.aesthetic import HEAD, AestheticScore, AffineHead, apply_head, load_head
-from ddpo_rewards.builtin.clip_score import ClipScore
+from ddpo_rewards.builtin.clip_score import ClipScore, clipscore
 from ddpo_rewards.compute import BatchSize
 from ddpo_rewards.models import CLIP_TOWER, clip
 from ddpo_rewards.reward import adapt
@@ -132,7 +132,7 @@ def test_the_rewards_conform(tower, head):
 
 def test_a_clip_score_is_the_cosine_of_image_and_prompt(tower, pictures):
     prompts = ["a cat", "a dog", "a cat", "word " * 100]
-    scores, info = reward_of(ClipScore(tower, BatchSize(2)), needs=["prompts"])(pictures, prompts)
+    scores, info = reward_of(ClipScore(tower, BatchSize(2), describe=clipscore), needs=["prompts"])(pictures, prompts)
     images = clip.embed_images(tower, pictures, batch_size=BatchSize(4))
     texts = clip.embed_texts(tower, prompts, batch_size=BatchSize(4))
     assert scores == pytest.approx((images * texts).sum(-1).tolist(), abs=1e-6)

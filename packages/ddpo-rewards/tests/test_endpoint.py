@@ -307,6 +307,36 @@ def test_a_missing_answer_is_an_empty_one(serve):
     assert captioner(endpoint)([plain(0)], ["?"]) == [""]
 
 
+def likely(**probabilities):
+    tokens = [{"token": token.replace("_", " "), "logprob": float(np.log(p))} for token, p in probabilities.items()]
+    return 200, json.dumps(
+        {"choices": [{"message": {"content": "?"}, "logprobs": {"content": [{"top_logprobs": tokens}]}}]}
+    )
+
+
+def test_a_vqa_score_is_the_probability_that_the_server_states(serve):
+    def answer(_, body, headers):
+        asked = body["messages"][0]["content"][1]["text"]
+        assert (body["max_tokens"], body["temperature"], body["logprobs"], body["top_logprobs"]) == (1, 0.0, True, 20)
+        prompt = asked.removeprefix('Does this figure show "').removesuffix('"? Please answer yes or no.')
+        # Of one answer with and without a blank, both count; another one has nothing of either.
+        return {"a": likely(Yes=0.5, _Yes=0.25, No=0.125), "b": likely(No=0.75, yes=0.25)}[prompt]
+
+    endpoint, _ = serve(answer)
+    scores, info = get_reward(f"vqascore?endpoint={endpoint}&model=x")([plain(0), plain(1)], ["a", "b"])
+    assert scores.tolist() == pytest.approx([0.75, 0.0])
+    assert info["no"] == pytest.approx([0.125, 0.75])
+
+
+@pytest.mark.parametrize(
+    "text", ['{"choices": [{"message": {"content": "Yes"}}]}', '{"choices": [{"logprobs": null}]}', "[", "[]"]
+)
+def test_a_server_without_log_probabilities_is_an_error(serve, text):
+    endpoint, _ = serve(lambda *_: (200, text))
+    with pytest.raises(RewardError, match="want an OpenAI chat completion with top_logprobs"):
+        get_reward(f"vqascore?endpoint={endpoint}&model=x")([plain(0)], ["a"])
+
+
 def test_questions_and_answers_go_through_the_reward(serve):
     def answer(_, body, headers):
         asked = body["messages"][0]["content"][1]["text"]

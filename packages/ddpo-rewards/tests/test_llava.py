@@ -8,11 +8,12 @@ import torch
 
 from ddpo_rewards import RewardError, get_reward
 from ddpo_rewards.models.bertscore import load_bert_scorer, recall_baseline, usual_layer
-from ddpo_rewards.models.captioner import encode_questions, transformers_captioner
+from ddpo_rewards.models.captioner import _tokens_of, encode_questions, transformers_captioner
 from ddpo_rewards.testing import assert_conforms, example_images
 from ddpo_rewards.weights import find_model
 
 LAYER = 6
+ASKED = "is this {prompt} ?"
 CANDIDATES = ["a fox riding a bike", "two dogs play chess in the park", "nothing at all to see here"]
 REFERENCES = ["The image contains a fox on a bicycle", "The image contains two dogs", "The image contains a whale"]
 
@@ -155,7 +156,7 @@ def test_the_reward_is_recall_with_everything_beside_it(encoder, scorer):
 
 
 def test_recall_is_rescaled_by_the_floor_of_the_encoder():
-    from ddpo_rewards.builtin.llava_bertscore import BertScoreOfCaption
+    from ddpo_rewards.builtin.caption_bertscore import BertScoreOfCaption
     from ddpo_rewards.models.bertscore import BertScores
 
     half = np.array([0.75], np.float32)
@@ -288,6 +289,51 @@ def test_llava_rewards_conform_on_local_models(tiny_llava, encoder):
     reward = get_reward("llava_vqa", **local)
     assert reward(example_images(), metadata=metadata).scores.tolist() == [1.0, 0.0, 0.5, 0.0]
     assert_conforms(reward, metadata=metadata)
+
+
+def test_a_vqa_score_is_the_probability_of_the_next_token(tiny_llava):
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+    # The vocabulary has no "Yes"; two of its words stand in, with the blank's own form of one beside it.
+    reward = get_reward("vqascore", model=tiny_llava, device="cpu", batch_size=3, yes="cats", no="many", question=ASKED)
+    images, prompts = example_images(24), ["cats", "what is going on ?", "{image}", "cats"]
+    scores, info = reward(images, prompts)
+    model = LlavaForConditionalGeneration.from_pretrained(tiny_llava).eval()
+    processor = AutoProcessor.from_pretrained(tiny_llava)
+    vocabulary = processor.tokenizer.get_vocab()
+    for index, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+        inputs = encode_questions(processor, [(image, f"is this {prompt} ?")])
+        with torch.inference_mode():
+            probabilities = model(**inputs).logits[0, -1].float().softmax(-1)
+        assert scores[index] == pytest.approx(float(probabilities[vocabulary["cats"]]), abs=1e-6)
+        assert info["no"][index] == pytest.approx(float(probabilities[vocabulary["many"]]), abs=1e-6)
+    assert len(set(scores.tolist())) == 4
+    assert_conforms(reward)
+
+
+def test_what_is_no_single_token_cannot_be_judged(tiny_llava):
+    with pytest.raises(RewardError, match="'Yes' is no single token of"):
+        get_reward("vqascore", model=tiny_llava, device="cpu")
+    with pytest.raises(RewardError, match=r"has no \{prompt\}"):
+        get_reward("vqascore?question=Yes%3F")
+
+
+def test_an_answer_is_its_token_with_and_without_a_blank_before_it():
+    from types import SimpleNamespace
+
+    vocabulary = {"Yes": 3, "yes": 4, "\u0120Yes": 5, "\u2581Yes": 6, "Yesterday": 7}
+    assert _tokens_of("Yes", SimpleNamespace(get_vocab=lambda: vocabulary), "x") == [3, 5, 6]
+
+
+def test_the_default_captioner_is_the_modern_one_and_llava_goes_by_its_name():
+    from ddpo_rewards import list_rewards
+    from ddpo_rewards.models import CAPTIONER, LLAVA
+
+    listed = list_rewards()
+    for name in ("caption_bertscore", "vqa_accuracy", "vqascore"):
+        assert listed[name].weights[0] == CAPTIONER
+    for name in ("llava_bertscore", "llava_vqa"):
+        assert listed[name].weights[0] == LLAVA
 
 
 def test_a_folder_that_is_no_llava_is_refused(encoder, tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from ddpo_rewards import ReferenceScore, Reward, RewardSpec, list_rewards
+from ddpo_rewards import ReferenceScore, Reward, RewardSpec, get_reward, list_rewards
 from ddpo_rewards.testing import verify_reference_scores
 
 
@@ -53,6 +53,21 @@ def test_an_image_that_is_missing_or_another_fails_and_says_so(reward, tmp_path)
     (tmp_path / "a red.png").unlink()
     (check,) = verify_reference_scores(reward, folder=tmp_path)
     assert not check.passed
+
+
+def test_a_drawn_picture_is_checked_by_its_pixels():
+    known = list_rewards()["jpeg_compressibility"].reference_scores[0]
+    (check,) = verify_reference_scores(get_reward("jpeg_compressibility"))
+    assert check.passed
+    assert check.name == "disc"
+    for wrong, complaint in (
+        ({"sha256": "0" * 64}, "is not drawn here"),
+        ({"image": "drawn:cat"}, "are noise, gradient"),
+    ):
+        spec = replace(get_reward("jpeg_compressibility").spec, reference_scores=(replace(known, **wrong),))
+        (check,) = verify_reference_scores(Reward(spec, lambda images, prompts, metadata: [-2.565]))
+        assert not check.passed
+        assert complaint in check.message
 
 
 def test_a_reward_that_fails_fails_its_check(reward, tmp_path):

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ddpo_rewards import Reward, RewardError, RewardResult, RewardSpec, combine, get_reward
 from ddpo_rewards.testing import assert_conforms
-from ddpo_rewards.text_guard import asks_for_text, masked_rescore, prompt_overlap
+from ddpo_rewards.text_guard import asks_for_text, masked_rescore, prompt_overlap, quoted_texts, spelling
 
 WORDS = st.text("abcdefgh", min_size=1, max_size=8)
 
@@ -160,3 +160,58 @@ def test_a_rescore_hands_on_the_prompts_of_the_images_that_are_rescored():
 
 def test_a_constant_reward_owes_nothing_to_text():
     assert masked_rescore(constant(2.0), [written("tiger"), written("")]).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "quoted"),
+    [
+        ("a cat", []),
+        ('a sign that says "open"', ["open"]),
+        ('"one" and "two"', ["one", "two"]),
+        ("a dog's ball and a cat's", []),
+        ("a cake with 'Ann' on it", ["Ann"]),
+        ("“open late”, «zu», „gut“", ["open late", "zu", "gut"]),
+        ('an empty "" or a blank "  " or "!"', []),
+        ('one mark " only', []),
+    ],
+)
+def test_what_stands_in_quotation_marks_is_quoted(prompt, quoted):
+    assert quoted_texts(prompt) == quoted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "expected"),
+    [
+        ("STOP", "stop", 1.0),
+        ("please st op!", "STOP.", 1.0),  # blanks, case and punctuation are free
+        ("stp", "stop", 3 / 4),
+        ("shop", "stop", 3 / 4),
+        ("stopping", "stop", 0.0),  # four letters too many; words count whole
+        ("open late", "open", 1.0),
+        ("oren lafe", "open late", 6 / 8),
+        ("x", "stop", 0.0),
+        ("", "stop", 0.0),
+    ],
+)
+def test_spelling_counts_wrong_letters_by_hand(text, wanted, expected):
+    assert spelling(text, wanted) == pytest.approx(expected)
+
+
+@given(st.lists(WORDS, min_size=1, max_size=3), st.lists(WORDS, max_size=3))
+def test_a_text_that_holds_what_is_wanted_spells_it(wanted, around):
+    assert spelling(" ".join([*around, *wanted, *around]), " ".join(wanted)) == 1.0
+    assert 0 <= spelling(" ".join(around), " ".join(wanted)) <= 1
+
+
+def test_ocr_match_rewards_what_is_spelt_of_the_quotes():
+    reward = get_reward("ocr_match")
+    images = [written("tiger"), written("tiger"), written(""), written("tiger")]
+    prompts = ['the word "Tiger"', 'the word "lion"', 'the word "tiger"', '"tiger" and "xyz"']
+    scores, info = reward(images, prompts)
+    # From tiger to lion: t, g and e are replaced and r goes, so d = 4 of 4 letters. Nothing of xyz is there.
+    assert scores.tolist() == pytest.approx([1.0, 0.0, 0.0, 0.5])
+    assert info["quoted"] == [["Tiger"], ["lion"], ["tiger"], ["tiger", "xyz"]]
+    assert [text.lower() for text in info["ocr_text"]] == ["tiger", "tiger", "", "tiger"]
+    assert_conforms(reward, images=images, prompts=prompts)
+    with pytest.raises(RewardError, match="prompt 1, 'a cat', quotes no text"):
+        reward(images[:2], [prompts[0], "a cat"])

@@ -1,4 +1,4 @@
-"""`ddpo rewards list | show | check | verify | new`: look at the installed rewards, check one, start a plugin."""
+"""`ddpo rewards list | show | check | verify | compare | bench | new`: look at rewards, check them, start a plugin."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpo_cli import completion
+from ddpo_cli import bench_reward, compare_rewards, completion
 from ddpo_cli.errors import BAD_INPUT, CLIError, readable
 from ddpo_cli.ui.console import Format, FormatOption, emit, foreign_output, say, tell
 
@@ -29,10 +29,14 @@ EPILOG = """
   ddpo rewards check my_plugin:score   [dim]does it keep the contract?[/dim]
 
   ddpo rewards verify aesthetic        [dim]does it score as was published?[/dim]
+
+  ddpo rewards compare aesthetic hps_v2 photos/   [dim]do they agree?[/dim]
+
+  ddpo rewards bench aesthetic         [dim]images per second, memory[/dim]
 """
 
 app = typer.Typer(
-    help="Look at the installed rewards, check one, or start a plugin.",
+    help="Look at the installed rewards, check and compare them, or start a plugin.",
     epilog=EPILOG,
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -105,11 +109,14 @@ def check(
 @readable
 def verify(
     reward: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="REF", help="A reward with published scores: ddpo rewards show.", autocompletion=completion.rewards
+            metavar="[REF]",
+            help="A reward with known scores: ddpo rewards show.",
+            show_default="all, but for those whose weights were never downloaded",
+            autocompletion=completion.rewards,
         ),
-    ],
+    ] = None,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -118,15 +125,22 @@ def verify(
     ] = None,
     format: FormatOption = Format.table,
 ) -> None:
-    """Score the images whose scores are published, and compare: are these the right weights? Exit code 2 if not."""
+    """Score the images whose scores are known, and compare: are these the right weights? Exit code 2 if not."""
     from ddpo_cli.setup import build_reward
     from ddpo_rewards.testing import verify_reference_scores
 
+    if reward is None:
+        _verify_all(images, format)
+        return
     with foreign_output():
+        if not _spec(reward).reference_scores:
+            raise CLIError(f"nobody has published scores of {reward!r}; `ddpo rewards show` lists those of a reward")
         checks = verify_reference_scores(build_reward([reward]), folder=images)
-    if not checks:
-        raise CLIError(f"nobody has published scores of {reward!r}; `ddpo rewards show` lists those of a reward")
     _conclude(checks, format, bad=f"{reward!r} scores otherwise", good=f"{reward!r} scores as published.")
+
+
+app.command("compare", epilog=compare_rewards.EPILOG)(readable(compare_rewards.compare))
+app.command("bench", epilog=bench_reward.EPILOG)(readable(bench_reward.bench))
 
 
 @app.command("new")
@@ -145,10 +159,42 @@ def new(
     tell(str(path))
 
 
+def _verify_all(images: Path | None, format: Format) -> None:
+    """Verify every reward whose scores are known and whose weights are here; say of the others why not."""
+    from ddpo_rewards import RewardError, load_registry
+    from ddpo_rewards.testing import Check, verify_reference_scores
+    from ddpo_rewards.weights import is_recorded
+
+    rows: list[dict[str, Any]] = []
+    with foreign_output():
+        registry = load_registry()
+        for name, spec in registry.list_rewards().items():
+            if not spec.reference_scores:
+                why = "nobody has published scores"
+            elif not all(map(is_recorded, spec.weights)):
+                why = f"its weights are not here; `ddpo rewards verify {name}` downloads them"
+            else:
+                try:
+                    checks = verify_reference_scores(registry.get_reward(name), folder=images)
+                except RewardError as error:  # one that cannot be built leaves the others to be looked at
+                    checks = (Check("loading", False, str(error)),)
+                rows += [{"reward": name, **row} for row in _rows(checks)]
+                continue
+            rows.append({"reward": name, "check": None, "result": "unknown", "seen": why})
+    emit(rows, format, columns=("reward", "check", "result", "seen"))
+    failed = [row["reward"] for row in rows if row["result"] == "failed"]
+    if failed:
+        say(f"Error: rewards that score otherwise: {', '.join(failed)}")
+        raise typer.Exit(BAD_INPUT)
+
+
+def _rows(checks: "Sequence[Check]") -> list[dict[str, Any]]:
+    return [{"check": one.name, "result": "passed" if one.passed else "failed", "seen": one.message} for one in checks]
+
+
 def _conclude(checks: "Sequence[Check]", format: Format, *, bad: str, good: str) -> None:
     """Print what was checked and what came of it; exit code 2 where something failed."""
-    rows = [{"check": one.name, "result": "passed" if one.passed else "failed", "seen": one.message} for one in checks]
-    emit(rows, format, columns=("check", "result", "seen"))
+    emit(_rows(checks), format, columns=("check", "result", "seen"))
     failed = [one.name for one in checks if not one.passed]
     if failed:
         say(f"Error: reward {bad}: {', '.join(failed)}")

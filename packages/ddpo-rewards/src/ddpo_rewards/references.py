@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote_plus
@@ -172,7 +173,8 @@ def _parameters(function: Callable[..., Any], kinds: tuple[Any, ...]) -> tuple[d
 
 def _evaluated(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
     """One annotation at a time: another one may name what is imported for type checkers only."""
-    names = vars(sys.modules.get(getattr(function, "__module__", ""), builtins))
+    written = function.func if isinstance(function, partial) else function
+    names = vars(sys.modules.get(getattr(written, "__module__", ""), builtins))
     annotation = parameter.annotation
     while isinstance(annotation, str):  # a quoted annotation in a module of postponed ones is a text twice
         try:

@@ -39,10 +39,10 @@ class Weight:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceScore:
-    """A published score of a known image: `testing.verify_reference_scores` checks an installation against it."""
+    """A known score of a known image: `testing.verify_reference_scores` checks an installation against it."""
 
-    image: str  # https:// address of the image
-    sha256: str  # of the image's file
+    image: str  # https:// address of the image, or drawn:NAME of one that `testing.drawn_image` draws
+    sha256: str  # of the image's file, or of the pixels of a drawn one
     score: float
     tolerance: float
     source: str

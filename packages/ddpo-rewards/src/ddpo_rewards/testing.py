@@ -1,6 +1,7 @@
 """The public tests of a reward: what every trainer and scorer may rely on, and its published scores."""
 
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -13,7 +14,7 @@ from ddpo_rewards.specs import ReferenceScore, Weight
 from ddpo_rewards.weights import fetch, tree_sha256
 
 _PROMPTS = ("a cat", "a dog riding a bike", "five lions", "an ant")
-_METADATA = {"questions": ["How many animals are there?"], "answers": ["one"]}
+_DRAWN = "drawn:"
 
 
 class Check(NamedTuple):
@@ -48,7 +49,7 @@ def check_reward(
     """
     pictures = list(images) if images is not None else example_images()
     texts = list(prompts) if prompts is not None else [_PROMPTS[i % len(_PROMPTS)] for i in range(len(pictures))]
-    details = list(metadata) if metadata is not None else [_METADATA for _ in pictures]
+    details = list(metadata) if metadata is not None else [plausible_metadata() for _ in pictures]
     before = [picture.copy() for picture in pictures]
     try:
         scores = reward(pictures, texts, details).scores
@@ -78,19 +79,19 @@ def check_reward(
 
 
 def verify_reference_scores(reward: Reward, *, folder: Path | None = None) -> tuple[Check, ...]:
-    """Score the images whose scores are published, and compare: do these weights and libraries score as they should?
+    """Score the images whose scores are known, and compare: do these weights and libraries score as they should?
 
     Args:
         reward: as `get_reward` builds it; what its description lists as `reference_scores` is checked.
         folder: where the images lie under the names they have in their addresses; without one they are downloaded.
 
     Returns:
-        One check per published score, none where none is published. An image that cannot be had fails its check.
+        One check per known score, none where none is known. An image that cannot be had fails its check.
 
     Example:
         >>> from ddpo_rewards import get_reward
-        >>> verify_reference_scores(get_reward("jpeg_compressibility"))
-        ()
+        >>> [check.passed for check in verify_reference_scores(get_reward("jpeg_compressibility"))]
+        [True]
     """
     return tuple(_verify(reward, known, folder) for known in reward.spec.reference_scores)
 
@@ -116,6 +117,23 @@ def example_images(size: int = 96) -> list[np.ndarray]:
     return [picture.astype(np.uint8) for picture in (noise, gradient, stripes, np.where(is_disc, (220, 40, 30), 240))]
 
 
+def drawn_image(name: str) -> np.ndarray:
+    """The picture that `drawn:NAME` says: `noise`, `gradient`, `stripes` or `disc`, as `example_images` draws them.
+
+    Raises:
+        RewardError: there is none of this name.
+    """
+    drawn = dict(zip(("noise", "gradient", "stripes", "disc"), example_images(), strict=True))
+    if name not in drawn:
+        raise RewardError(f"no picture {name!r} is drawn here; there are {', '.join(drawn)}")
+    return drawn[name]
+
+
+def plausible_metadata() -> dict[str, Any]:
+    """What the built-in rewards look for in metadata."""
+    return {"questions": ["How many animals are there?"], "answers": ["one"], "references": example_images(32)[1:3]}
+
+
 def _compare(name: str, run: Callable[[], Any], scores: np.ndarray, tolerance: float, failure: str) -> Check:
     try:
         again = run()
@@ -131,15 +149,24 @@ def _compare(name: str, run: Callable[[], Any], scores: np.ndarray, tolerance: f
 def _verify(reward: Reward, known: ReferenceScore, folder: Path | None) -> Check:
     name = unquote(Path(urlsplit(known.image).path).name)
     try:
-        image = Weight(source=known.image, filename=name, sha256=known.sha256)
-        path = fetch(image) if folder is None else folder / name
-        if not path.is_file() or tree_sha256(path) != known.sha256:
-            raise RewardError(f"{str(path)!r} is not the image that was scored: want that of {known.image}")
-        score = float(reward([path], None if known.prompt is None else [known.prompt]).scores[0])
+        picture = _known_picture(known, name, folder)
+        score = float(reward([picture], None if known.prompt is None else [known.prompt]).scores[0])
     except RewardError as error:
         return Check(name, False, str(error))
     seen = f"scores {score:.4f}, published is {known.score:g} +/- {known.tolerance:g} ({known.source})"
     return Check(name, abs(score - known.score) <= known.tolerance, seen)
+
+
+def _known_picture(known: ReferenceScore, name: str, folder: Path | None) -> Any:
+    if known.image.startswith(_DRAWN):
+        drawn = drawn_image(name)
+        if sha256(drawn.tobytes()).hexdigest() != known.sha256:
+            raise RewardError(f"{known.image} is not drawn here as it was scored; numpy {np.__version__} draws another")
+        return drawn
+    path = fetch(Weight(source=known.image, filename=name, sha256=known.sha256)) if folder is None else folder / name
+    if not path.is_file() or tree_sha256(path) != known.sha256:
+        raise RewardError(f"{str(path)!r} is not the image that was scored: want that of {known.image}")
+    return path
 
 
 def _in_range(reward: Reward, scores: np.ndarray) -> Check:

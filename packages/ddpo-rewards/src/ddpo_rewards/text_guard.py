@@ -13,6 +13,11 @@ from ddpo_rewards.reward import Metadata, Reward
 
 _LEAST_SIMILARITY = 0.7  # a word of three letters has to be there exactly, one of six may have one letter wrong
 _WORD = re.compile(r"[^\W_]+")
+_QUOTED = re.compile(
+    r"""["“”„]([^"“”„]*)["“”]|«([^»]*)»
+    |(?:^|(?<=\s))['\u2018]([^'\u2019]+)['\u2019](?=\W|$)  # no apostrophes""",
+    re.VERBOSE,
+)
 _FILLERS = frozenset(
     {"a", "an", "and", "are", "at", "by", "for", "from", "in", "is", "of", "on", "or", "the", "to", "with"}
 )
@@ -60,6 +65,40 @@ def asks_for_text(prompt: str) -> bool:
         [True, False, True]
     """
     return _ASKS.search(prompt) is not None
+
+
+def quoted_texts(prompt: str) -> list[str]:
+    """What stands in quotation marks and has a letter or digit in it, in order.
+
+    Example:
+        >>> quoted_texts('a sign that says "open late", and a cake with “Ann” on it')
+        ['open late', 'Ann']
+    """
+    found = ["".join(match).strip() for match in _QUOTED.findall(prompt)]
+    return [text for text in found if _WORD.search(text)]
+
+
+def spelling(text: str, wanted: str) -> float:
+    """How well a text spells what is wanted, 0 to 1: `max(0, 1 - d / n)`, n the letters and digits that are wanted.
+
+    d is the fewest letters to insert, delete or replace so that they are a run of whole words of the text; case, blanks
+    and punctuation are free, which OCR reads badly.
+
+    Source: Sellers 1980 (d).
+
+    Example:
+        >>> [spelling(text, "open late") for text in ("we are OPEN LATE today", "OPFN LATE", "")]
+        [1.0, 0.875, 0.0]
+    """
+    letters = "".join(_WORD.findall(wanted.casefold()))
+    written = _WORD.findall(text.casefold())
+    if not letters or not written:
+        return 0.0
+    ends = np.cumsum([0, *map(len, written)])
+    characters, row = np.array(list("".join(written))), _starts(ends)
+    for letter in letters:
+        row = _next_row(row, characters != letter)
+    return max(0.0, 1 - int(row[ends[1:]].min()) / len(letters))
 
 
 def masked_rescore(
@@ -111,18 +150,29 @@ def _fewest_edits(words: Sequence[str], written: Sequence[str]) -> dict[str, int
     """
     letters = np.array(list("".join(written)))
     ends = np.cumsum([0, *map(len, written)])
-    places = np.arange(len(letters) + 1)
     fewest = dict.fromkeys(words, len(letters) + sum(map(len, words)))
-    start = np.full(len(places), np.iinfo(np.int32).max // 2)
-    start[ends] = 0
-    start = np.minimum.accumulate(start - places) + places
+    start = _starts(ends)
     for first in range(len(words)):
         row = start
         for last in range(first, len(words)):
             for letter in words[last]:
-                changed = np.append(row[0] + 1, np.minimum(row[:-1] + (letters != letter), row[1:] + 1))
-                row = np.minimum.accumulate(changed - places) + places
+                row = _next_row(row, letters != letter)
             found = int(min(row[ends[1:]].min(), row[ends[1:] - 1].min()))
             for word in words[first : last + 1]:
                 fewest[word] = min(fewest[word], found)
     return fewest
+
+
+def _starts(ends: np.ndarray) -> np.ndarray:
+    """Row 0 of the distances: nothing is wanted yet, and what stands after a word's start costs its letters."""
+    places = np.arange(ends[-1] + 1)
+    row = np.full(len(places), np.iinfo(np.int32).max // 2)
+    row[ends] = 0
+    return np.asarray(np.minimum.accumulate(row - places) + places)
+
+
+def _next_row(row: np.ndarray, differs: np.ndarray) -> np.ndarray:
+    """The row of one letter more: it is replaced or kept, left out, or letters of the text are inserted."""
+    places = np.arange(len(row))
+    changed = np.append(row[0] + 1, np.minimum(row[:-1] + differs, row[1:] + 1))
+    return np.asarray(np.minimum.accumulate(changed - places) + places)

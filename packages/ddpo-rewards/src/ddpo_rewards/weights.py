@@ -89,6 +89,11 @@ def describe_pin(weight: Weight) -> str:
     return f"{revision}sha256 {record['sha256']}, recorded here on {record['recorded']}"
 
 
+def is_recorded(weight: Weight) -> bool:
+    """Whether these weights were had on this machine before."""
+    return record_key(weight) in read_records()
+
+
 def cache_folder() -> Path:
     """Where downloads that are not the hub's, and all records, are kept."""
     chosen = os.environ.get("DDPO_REWARDS_CACHE")

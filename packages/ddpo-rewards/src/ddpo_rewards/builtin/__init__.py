@@ -2,10 +2,40 @@
 
 from collections.abc import Callable
 
-from ddpo_rewards.builtin import aesthetic, clip_score, jpeg, llava_bertscore, llava_vqa, text_penalty
+from ddpo_rewards.builtin import (
+    aesthetic,
+    caption_bertscore,
+    clip_score,
+    dino_similarity,
+    hps_v2,
+    jpeg,
+    ocr_match,
+    pickscore,
+    siglip_score,
+    text_penalty,
+    vqa_accuracy,
+    vqascore,
+)
 from ddpo_rewards.plugins import hookimpl
 from ddpo_rewards.specs import ProbeSpec, RewardSpec
 
+_REWARDS = (
+    jpeg.COMPRESSIBILITY,
+    jpeg.INCOMPRESSIBILITY,
+    aesthetic.SPEC,
+    pickscore.SPEC,
+    hps_v2.SPEC,
+    clip_score.SPEC,
+    siglip_score.SPEC,
+    vqascore.SPEC,
+    caption_bertscore.SPEC,
+    caption_bertscore.LLAVA_SPEC,
+    vqa_accuracy.SPEC,
+    vqa_accuracy.LLAVA_SPEC,
+    ocr_match.SPEC,
+    text_penalty.SPEC,
+    dino_similarity.SPEC,
+)
 _PROBES = (
     ProbeSpec(
         name="typo",
@@ -23,13 +53,8 @@ _PROBES = (
 @hookimpl
 def register_rewards(register: Callable[[RewardSpec], None]) -> None:
     """Register every built-in reward."""
-    register(jpeg.COMPRESSIBILITY)
-    register(jpeg.INCOMPRESSIBILITY)
-    register(aesthetic.SPEC)
-    register(clip_score.SPEC)
-    register(llava_bertscore.SPEC)
-    register(llava_vqa.SPEC)
-    register(text_penalty.SPEC)
+    for spec in _REWARDS:
+        register(spec)
 
 
 @hookimpl

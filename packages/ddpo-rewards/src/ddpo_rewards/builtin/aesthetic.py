@@ -128,8 +128,7 @@ def aesthetic(
 
     loaded = load_head(head or fetch(HEAD))
     shared = clip.load_vit_l_14(tower, device=device, dtype=dtype)
-    at_once = clip.usual_batch_size(shared) if batch_size is None else BatchSize(batch_size)
-    return AestheticScore(shared, loaded, at_once)
+    return AestheticScore(shared, loaded, clip.batch_size_of(shared, batch_size))
 
 
 def load_head(path: Path) -> AffineHead:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ddpo_rewards.models.clip import Tower
-    from ddpo_rewards.reward import Metadata, RewardResult
+    from ddpo_rewards.reward import Info, Metadata, RewardResult
 
 SPEC = RewardSpec(
     name="clip_score",
@@ -34,10 +34,12 @@ _CLIPSCORE_SCALE = 2.5
 
 @dataclass(frozen=True, eq=False)
 class ClipScore:
-    """The score function of `clip_score`."""
+    """The score function of `clip_score` and its relatives: `scale * cosine` of image and prompt in a tower."""
 
     tower: "Tower"
     at_once: BatchSize
+    scale: float = 1.0
+    describe: "Callable[[Tensor], Info] | None" = None  # what `info` says of the cosines
 
     @property
     def batch_size(self) -> int:
@@ -50,7 +52,7 @@ class ClipScore:
         return self.tower.prepare
 
     def __call__(self, images: "Sequence[UInt8[np.ndarray, '_ _ 3']]", prompts: Sequence[str]) -> "RewardResult":
-        """Cosine of each image with its prompt."""
+        """Cosine of each image with its prompt, times the scale."""
         from ddpo_rewards.models import clip
         from ddpo_rewards.reward import RewardResult
 
@@ -58,22 +60,20 @@ class ClipScore:
         texts = clip.embed_texts(self.tower, unique, batch_size=self.at_once)
         rows = [unique.index(prompt) for prompt in prompts]
         cosines = (clip.embed_images(self.tower, images, batch_size=self.at_once) * texts[rows]).sum(-1)
-        cut_off = {prompt: clip.is_cut_off(self.tower, prompt) for prompt in unique}
-        info = {
-            "clipscore": (_CLIPSCORE_SCALE * cosines.clamp(min=0)).tolist(),
-            "prompt_cut_off": [cut_off[prompt] for prompt in prompts],
-        }
-        return RewardResult(cosines.numpy(), info)
+        cut_off = {prompt: self.tower.is_cut_off(prompt) for prompt in unique}
+        info = self.describe(cosines) if self.describe else {}
+        info["prompt_cut_off"] = [cut_off[prompt] for prompt in prompts]
+        return RewardResult((self.scale * cosines).numpy(), info)
 
     def differentiable(
         self, images: "Float[Tensor, 'batch 3 height width']", prompts: Sequence[str], metadata: "Metadata | None", /
     ) -> "Float[Tensor, ' batch']":
-        """Cosine with gradients; the deviation is that of `clip.embed_differentiably`."""
+        """Score with gradients; the deviation is that of `clip.embed_differentiably`."""
         from ddpo_rewards.models import clip
 
         texts = clip.embed_texts(self.tower, prompts, batch_size=self.at_once)
         embeddings = clip.embed_differentiably(self.tower, images)
-        return (embeddings * texts.to(embeddings.device)).sum(-1)
+        return self.scale * (embeddings * texts.to(embeddings.device)).sum(-1)
 
 
 def clip_score(
@@ -87,4 +87,9 @@ def clip_score(
     from ddpo_rewards.models import clip
 
     shared = clip.load_vit_l_14(tower, device=device, dtype=dtype)
-    return ClipScore(shared, clip.usual_batch_size(shared) if batch_size is None else BatchSize(batch_size))
+    return ClipScore(shared, clip.batch_size_of(shared, batch_size), describe=clipscore)
+
+
+def clipscore(cosines: "Tensor") -> "Info":
+    """Hessel et al.'s `2.5 max(cosine, 0)`, for `info`."""
+    return {"clipscore": (_CLIPSCORE_SCALE * cosines.clamp(min=0)).tolist()}

@@ -7,6 +7,7 @@ Example:
     ...     print(row["image"], row["jpeg_compressibility"])
 """
 
+from ddpo_rewards.folders.agreement import Agreement, agreements, disagreements
 from ddpo_rewards.folders.formats import FILE_FORMATS, Row, to_csv, to_json
 from ddpo_rewards.folders.inputs import (
     METADATA_FILES,
@@ -20,19 +21,22 @@ from ddpo_rewards.folders.inputs import (
 )
 from ddpo_rewards.folders.job import Job, plan, score
 from ddpo_rewards.folders.journal import journal_path
-from ddpo_rewards.folders.sheet import best_and_worst, write_sheet
+from ddpo_rewards.folders.sheet import best_and_worst, write_disagreements, write_sheet
 
 __all__ = [
     "FILE_FORMATS",
     "METADATA_FILES",
+    "Agreement",
     "Columns",
     "FolderError",
     "Item",
     "Job",
     "MissingPrompts",
     "Row",
+    "agreements",
     "best_and_worst",
     "describe_images",
+    "disagreements",
     "find_images",
     "journal_path",
     "plan",
@@ -40,5 +44,6 @@ __all__ = [
     "score",
     "to_csv",
     "to_json",
+    "write_disagreements",
     "write_sheet",
 ]

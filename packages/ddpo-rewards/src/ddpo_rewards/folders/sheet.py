@@ -1,10 +1,12 @@
-"""The best and the worst of a scored folder as one picture."""
+"""Pictures of a scored folder: the best and the worst, and what two rewards disagree about."""
 
 from collections.abc import Sequence
+from itertools import combinations
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddpo_rewards.folders.agreement import disagreements
 from ddpo_rewards.folders.formats import Row, write_aside
 from ddpo_rewards.images import load_image
 
@@ -28,7 +30,7 @@ def best_and_worst(rows: Sequence[Row], column: str, *, size: int = 12) -> "Imag
     ranked = sorted((row for row in rows if row.get(column) is not None), key=lambda row: -row[column])
     split = len(ranked) > 2 * size
     ends = {"highest": ranked[:size], "lowest": ranked[-size:]} if split else {"highest to lowest": ranked}
-    return _stacked([_block(f"{column}: {title}", shown, column) for title, shown in ends.items()])
+    return _stacked([_block(f"{column}: {title}", shown, [column]) for title, shown in ends.items()])
 
 
 def write_sheet(path: Path, rows: Sequence[Row], column: str, *, size: int = 12) -> None:
@@ -37,12 +39,27 @@ def write_sheet(path: Path, rows: Sequence[Row], column: str, *, size: int = 12)
     write_aside(path, lambda aside: sheet.save(aside, format="PNG"))
 
 
-def _block(title: str, rows: Sequence[Row], column: str) -> "Image":
+def write_disagreements(path: Path, rows: Sequence[Row], columns: Sequence[str], *, size: int = 6) -> None:
+    """Draw, as a PNG, for every two of the rewards the `size` images that each ranks most above the other.
+
+    Raises:
+        ImageError: an image can no longer be read.
+    """
+    blocks = []
+    for pair in combinations(columns, 2):
+        for shown, (high, low) in zip(disagreements(rows, *pair, size=size), (pair, pair[::-1]), strict=True):
+            title = f"{high} ranks these above {low}" if shown else f"{high} ranks nothing above {low}"
+            blocks.append(_block(title, shown, pair))
+    sheet = _stacked(blocks)
+    write_aside(path, lambda aside: sheet.save(aside, format="PNG"))
+
+
+def _block(title: str, rows: Sequence[Row], columns: Sequence[str]) -> "Image":
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(_FONT_SIZE)
     step, tall = _TILE + _GAP, _TILE + 2 * _LINE + _GAP
-    lines = max(1, ceil(len(rows) / _PER_ROW))
+    lines = ceil(len(rows) / _PER_ROW)
     sheet = Image.new("RGB", (_GAP + _PER_ROW * step, 2 * _GAP + _LINE + lines * tall), _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, _GAP), title, _INK, font)
@@ -53,7 +70,8 @@ def _block(title: str, rows: Sequence[Row], column: str) -> "Image":
         sheet.paste(picture, (left, top))
         name = " ".join(Path(row["image"]).name.split())
         shown = name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
-        draw.multiline_text((left, top + _TILE + 1), f"{row[column]:.4g}\n{shown}", _INK, font, spacing=2)
+        scores = " / ".join(f"{row[column]:.4g}" for column in columns)
+        draw.multiline_text((left, top + _TILE + 1), f"{scores}\n{shown}", _INK, font, spacing=2)
     return sheet
 
 

@@ -1,11 +1,13 @@
-"""CLIP through open_clip, with the three traps closed: QuickGELU, preprocessing, and the norm.
+"""CLIP through open_clip, with the three traps closed: the activation, preprocessing, and the norm.
 
 open_clip builds `('ViT-L-14', 'openai')` with plain GELU and only warns; here the loaded tower is checked. Images are
-resized by Pillow exactly as open_clip's own transform does it. Embeddings are L2-normalised in float32.
+resized by Pillow exactly as open_clip's own transform does it. Embeddings are L2-normalised in float32. Towers that
+transformers loads (`encoders`) embed through the same functions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -27,40 +29,57 @@ CONTEXT_LENGTH = 77  # tokens, with the start and the end
 
 @dataclass(frozen=True, eq=False)
 class Tower:
-    """A CLIP model in evaluation mode, with what its inputs need."""
+    """A model in evaluation mode that embeds images, and texts where it has a `tokenize`, with what its inputs need."""
 
-    model: nn.Module
+    model: Any  # has encode_image(pixels) and, where it reads, encode_text(tokens)
     tokenize: Any
+    is_cut_off: Callable[[str], bool]  # whether a text has more tokens than are read
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     device: torch.device
     dtype: torch.dtype
+    fit: Callable[..., Any]  # brings an image to the size that the tower looks at
 
-    def prepare(self, image: UInt8[np.ndarray, "_ _ 3"]) -> UInt8[np.ndarray, "size size 3"]:
-        """Bring an image to the square that the tower looks at; see `resize_and_crop`."""
-        return resize_and_crop(image, size=self.image_size)
+    def prepare(self, image: UInt8[np.ndarray, "_ _ 3"]) -> UInt8[np.ndarray, "height width 3"]:
+        """Bring an image to what the tower looks at; what is so already stays as it is."""
+        return self.fit(image)  # type: ignore[no-any-return]
 
 
 # The one shared thing in this package: `aesthetic` and `clip_score` use one tower, as long as either lives.
 _TOWERS: "WeakValueDictionary[tuple[object, ...], Tower]" = WeakValueDictionary()
 
 
-def load_tower(name: str, checkpoint: Path | None, *, device: Device = None, dtype: DType = None) -> Tower:
-    """Load a QuickGELU CLIP by open_clip's name (or `local-dir:FOLDER`, whose checkpoint is its own).
+def load_tower(
+    name: str,
+    checkpoint: Path | None,
+    *,
+    device: Device = None,
+    dtype: DType = None,
+    activation: str = "QuickGELU",
+    fit: Callable[..., Any] | None = None,
+) -> Tower:
+    """Load a CLIP by open_clip's name (or `local-dir:FOLDER`, whose checkpoint is its own).
 
-    `device` is a GPU where there is one; `dtype` is float16 on a GPU, float32 elsewhere. The same tower asked for twice
-    is one tower in memory.
+    The same tower asked for twice is one tower in memory.
+
+    Args:
+        name: of the architecture.
+        checkpoint: the weights.
+        device: a GPU where there is one.
+        dtype: float16 on a GPU, float32 elsewhere.
+        activation: what the weights were trained with: QuickGELU (OpenAI) or GELU (LAION).
+        fit: a function `fit(image, size=...)` that brings an image to the tower's size; else `resize_and_crop`.
 
     Raises:
-        RewardError: a checkpoint that does not fit, or a tower without QuickGELU.
+        RewardError: a checkpoint that does not fit, or a tower with another activation.
     """
     chosen = choose_device(device)
     kind = choose_dtype(dtype, chosen)
-    key = (name, checkpoint, chosen, kind)
+    key = (name, checkpoint, chosen, kind) if fit is None else (name, checkpoint, chosen, kind, fit)
     tower = _TOWERS.get(key)
     if tower is None:
-        tower = _TOWERS[key] = _load(name, checkpoint, chosen, kind)
+        tower = _TOWERS[key] = _load(name, checkpoint, chosen, kind, activation, fit or resize_and_crop)
     return tower
 
 
@@ -71,9 +90,10 @@ def load_vit_l_14(checkpoint: Path | None, *, device: Device = None, dtype: DTyp
     return load_tower(VIT_L_14, checkpoint or fetch(CLIP_TOWER), device=device, dtype=dtype)
 
 
-def usual_batch_size(tower: Tower) -> BatchSize:
-    """Images at once where nobody says how many."""
-    return BatchSize(8 if tower.device.type == "cpu" else 64)
+def batch_size_of(tower: Tower, asked: int | None) -> BatchSize:
+    """Images at once: as many as asked for, else 8 on a CPU and 64 on a GPU."""
+    usual = 8 if tower.device.type == "cpu" else 64
+    return BatchSize(usual if asked is None else asked)
 
 
 def embed_images(
@@ -93,11 +113,11 @@ def embed_images(
 
 
 def embed_texts(tower: Tower, texts: Sequence[str], *, batch_size: BatchSize) -> Float[Tensor, "batch dim"]:
-    """Unit embeddings of texts, float32 on the CPU; what exceeds 77 tokens is cut off."""
+    """Unit embeddings of texts, float32 on the CPU; what exceeds the tower's tokens (77 of CLIP) is cut off."""
 
     def run(batch: list[str]) -> Sequence[Tensor]:
         tokens = tower.tokenize(batch).to(tower.device)
-        return list(functional.normalize(tower.model.encode_text(tokens).float(), dim=-1))  # type: ignore[operator]
+        return list(functional.normalize(tower.model.encode_text(tokens).float(), dim=-1))
 
     with torch.no_grad():
         return torch.stack(map_batches(str, run, texts, batch_size=batch_size)).cpu()
@@ -109,7 +129,12 @@ def embed_differentiably(tower: Tower, images: Float[Tensor, "batch 3 height wid
     Deviation: torch's antialiased bicubic resize, clamped to [0, 1], differs from Pillow's by 0.045 in normalised units
     at worst on a 512 x 512 test photograph (0.39 without antialiasing). For a float path like this one, imscore reports
     that aesthetic scores move by 0.02 on average.
+
+    Raises:
+        RewardError: a tower that is given pictures otherwise than resized and cropped.
     """
+    if not isinstance(tower.fit, partial) or tower.fit.func is not resize_and_crop:
+        raise RewardError("gradients reach the images of towers that crop; this one pads or squeezes them")
     height, width = images.shape[-2:]
     new_height, new_width = _resized(height, width, tower.image_size)
     resized = functional.interpolate(
@@ -139,6 +164,25 @@ def resize_and_crop(image: UInt8[np.ndarray, "height width 3"], *, size: int) ->
     return np.asarray(resized.crop((left, top, left + size, top + size)))
 
 
+def resize_and_pad(image: UInt8[np.ndarray, "height width 3"], *, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """Resize the longest edge by Pillow's bicubic filter and lay the image on the middle of a black square.
+
+    Example:
+        >>> resize_and_pad(np.full((300, 600, 3), 255, np.uint8), size=4)[:, 0, 0]
+        array([  0, 255, 255,   0], dtype=uint8)
+    """
+    from PIL import Image
+
+    if image.shape[:2] == (size, size):
+        return image
+    scale = size / max(image.shape[:2])
+    height, width = (max(1, round(edge * scale)) for edge in image.shape[:2])
+    square = Image.new("RGB", (size, size))
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    square.paste(resized, ((size - width) // 2, (size - height) // 2))
+    return np.asarray(square)
+
+
 def normalise(tower: Tower, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
     """From [0, 1] to the tower's units, `(x - mean) / std` per channel."""
     mean = torch.tensor(tower.mean, device=images.device).view(3, 1, 1)
@@ -146,13 +190,14 @@ def normalise(tower: Tower, images: Float[Tensor, "batch 3 height width"]) -> Fl
     return (images - mean) / std
 
 
-def is_cut_off(tower: Tower, text: str) -> bool:
-    """Whether a text has more tokens than the tower reads."""
-    length = getattr(tower.tokenize, "context_length", CONTEXT_LENGTH)
-    return len(tower.tokenize.encode(text)) + 2 > length
-
-
-def _load(name: str, checkpoint: Path | None, device: torch.device, dtype: torch.dtype) -> Tower:
+def _load(
+    name: str,
+    checkpoint: Path | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    activation: str,
+    fit: Callable[..., Any],
+) -> Tower:
     import open_clip
 
     precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
@@ -164,23 +209,27 @@ def _load(name: str, checkpoint: Path | None, device: torch.device, dtype: torch
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise RewardError(f"{checkpoint or name} is no checkpoint for the CLIP tower {name!r}: {reason}") from error
-    check_quick_gelu(model, name)
+    check_activation(model, name, activation)
     settings = open_clip.get_model_preprocess_cfg(model)
-    size = settings["size"]
+    size = settings["size"] if isinstance(settings["size"], int) else settings["size"][0]
     model.eval().requires_grad_(False)
+    tokenize = open_clip.get_tokenizer(name)
+    length = getattr(tokenize, "context_length", CONTEXT_LENGTH)
     return Tower(
         model=model,
-        tokenize=open_clip.get_tokenizer(name),
-        image_size=size if isinstance(size, int) else size[0],
+        tokenize=tokenize,
+        is_cut_off=lambda text: len(tokenize.encode(text)) + 2 > length,  # two mark the beginning and the end
+        image_size=size,
         mean=tuple(settings["mean"]),
         std=tuple(settings["std"]),
         device=device,
         dtype=dtype,
+        fit=partial(fit, size=size),
     )
 
 
-def check_quick_gelu(model: nn.Module, name: str) -> None:
-    """Check that every activation of a tower is QuickGELU, as OpenAI's weights need it.
+def check_activation(model: nn.Module, name: str, wanted: str) -> None:
+    """Check that every activation of a tower is the one that its weights need: QuickGELU those of OpenAI.
 
     With plain GELU nothing fails, but scores move by about half a point (4.44 instead of 5.05 on a published photo).
 
@@ -188,13 +237,14 @@ def check_quick_gelu(model: nn.Module, name: str) -> None:
         RewardError: some activation is another one, or there is none.
     """
     kinds = {type(module).__name__ for module in model.modules() if "GELU" in type(module).__name__.upper()}
-    if kinds != {"QuickGELU"}:
+    if kinds != {wanted}:
         found = ", ".join(sorted(kinds)) or "no GELU at all"
-        raise RewardError(f"the CLIP tower {name!r} has {found}, but its weights need QuickGELU; load {VIT_L_14!r}")
+        other = f"; load {VIT_L_14!r}" if wanted == "QuickGELU" else ""
+        raise RewardError(f"the CLIP tower {name!r} has {found}, but its weights need {wanted}{other}")
 
 
 def _embed(tower: Tower, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-    embeddings: Tensor = tower.model.encode_image(images.to(tower.dtype))  # type: ignore[operator]
+    embeddings: Tensor = tower.model.encode_image(images.to(tower.dtype))
     return functional.normalize(embeddings.float(), dim=-1)
 
 

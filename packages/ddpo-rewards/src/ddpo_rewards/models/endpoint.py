@@ -1,8 +1,9 @@
-"""Ask an OpenAI-compatible server (vLLM, SGLang, ...) about images."""
+"""Ask an OpenAI-compatible server (vLLM, SGLang, ...) about images: for its answer, or how probable an answer is."""
 
 import base64
 import io
 import json
+import math
 import os
 import re
 import socket
@@ -13,12 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from ddpo_rewards.errors import RewardError
 
@@ -29,6 +30,8 @@ _MAX_PAUSE = 8.0  # seconds between two tries, where the server does not ask for
 _MAX_ASKED_PAUSE = 60.0
 _MAX_CONNECT = 10.0  # seconds: until a connection stands, no interruption can end it
 _TRY_AGAIN = (408, 425, 429)  # and 5xx: nothing is wrong with the request, only with the moment
+_MOST_LOGPROBS = 20  # of one token; more is refused by OpenAI, and by vLLM unless it is told otherwise
+_Answer = TypeVar("_Answer")
 
 
 def endpoint_captioner(
@@ -60,25 +63,43 @@ def endpoint_captioner(
         RewardError: an address that is not http(s) or has credentials in it; a token that no header can carry, or that
             is for no host; and, when called, whatever the server does wrong. No error's text holds the token.
     """
-    parts = urlsplit(endpoint)
-    if "@" in parts.netloc:
-        raise RewardError(f"the endpoint's address has credentials in it; set {TOKEN_VARIABLE} and {HOST_VARIABLE}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RewardError(f"endpoint={endpoint!r} is no address; want one like http://localhost:8000/v1")
-    if retries < 0 or concurrency < 1 or timeout <= 0:
-        raise RewardError(f"want retries >= 0, concurrency >= 1, timeout > 0; got {retries}, {concurrency}, {timeout}")
-    address = urlsplit(f"{endpoint.rstrip('/')}/chat/completions")
-    server = _Server(address, _token_for(parts.netloc), timeout, retries, pause)
+    server = _server_at(endpoint, timeout=timeout, retries=retries, concurrency=concurrency, pause=pause)
+    options = {"model": model, "max_tokens": max_new_tokens, "temperature": 0.0}
 
     def caption(images: Sequence[np.ndarray], questions: Sequence[str]) -> list[str]:
         pairs = list(zip(images, questions, strict=True))
-
-        def body_of(index: int) -> bytes:
-            return _request_body(*pairs[index], model=model, max_new_tokens=max_new_tokens)
-
-        return _ask_all(server, len(pairs), body_of, threads=max(1, min(concurrency, len(pairs))))
+        return _ask_all(server, pairs, options, _answer_in, threads=concurrency)
 
     return caption
+
+
+def endpoint_probabilities(
+    endpoint: str,
+    *,
+    model: str,
+    answers: Sequence[str],
+    timeout: float = 120.0,
+    retries: int = 3,
+    concurrency: int = 16,
+    pause: float = 0.5,
+) -> Callable[[Sequence[np.ndarray], Sequence[str]], Float[np.ndarray, "batch answers"]]:
+    """Ask a server how probable it is that its answer begins with each of `answers`; otherwise as `endpoint_captioner`.
+
+    It has to send `logprobs`, as vLLM and SGLang do. An answer that is not among the 20 most probable counts as 0.
+
+    Raises:
+        RewardError: as `endpoint_captioner`; and, when called, a server that sends no log-probabilities.
+    """
+    server = _server_at(endpoint, timeout=timeout, retries=retries, concurrency=concurrency, pause=pause)
+    logprobs = {"logprobs": True, "top_logprobs": _MOST_LOGPROBS}
+    options = {"model": model, "max_tokens": 1, "temperature": 0.0, **logprobs}
+
+    def probabilities(images: Sequence[np.ndarray], questions: Sequence[str]) -> Float[np.ndarray, "batch answers"]:
+        pairs = list(zip(images, questions, strict=True))
+        found = _ask_all(server, pairs, options, _first_token_in, threads=concurrency)
+        return np.asarray([[likely.get(answer, 0.0) for answer in answers] for likely in found], np.float32)
+
+    return probabilities
 
 
 def png_data_url(image: UInt8[np.ndarray, "height width 3"]) -> str:
@@ -93,15 +114,6 @@ def png_data_url(image: UInt8[np.ndarray, "height width 3"]) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", compress_level=1)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-
-
-def _request_body(image: np.ndarray, question: str, *, model: str, max_new_tokens: int) -> bytes:
-    content = [
-        {"type": "image_url", "image_url": {"url": png_data_url(image)}},
-        {"type": "text", "text": question},
-    ]
-    messages = [{"role": "user", "content": content}]
-    return json.dumps({"model": model, "messages": messages, "max_tokens": max_new_tokens, "temperature": 0.0}).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +135,18 @@ class _Server:
         return RewardError(f"{self.address.geturl()} {what}")
 
 
+def _server_at(endpoint: str, *, timeout: float, retries: int, concurrency: int, pause: float) -> _Server:
+    parts = urlsplit(endpoint)
+    if "@" in parts.netloc:
+        raise RewardError(f"the endpoint's address has credentials in it; set {TOKEN_VARIABLE} and {HOST_VARIABLE}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RewardError(f"endpoint={endpoint!r} is no address; want one like http://localhost:8000/v1")
+    if retries < 0 or concurrency < 1 or timeout <= 0:
+        raise RewardError(f"want retries >= 0, concurrency >= 1, timeout > 0; got {retries}, {concurrency}, {timeout}")
+    address = urlsplit(f"{endpoint.rstrip('/')}/chat/completions")
+    return _Server(address, _token_for(parts.netloc), timeout, retries, pause)
+
+
 def _token_for(host: str) -> str | None:
     token, named = os.environ.get(TOKEN_VARIABLE), os.environ.get(HOST_VARIABLE)
     if not token:
@@ -138,24 +162,31 @@ def _token_for(host: str) -> str | None:
     return token if named.lower() == host.lower() else None
 
 
-def _ask_all(server: _Server, size: int, body_of: Callable[[int], bytes], *, threads: int) -> list[str]:
-    """Ask about every item; whatever ends this early, Ctrl-C too, ends every request and every pause at once."""
-    connections = [_connection_to(server) for _ in range(threads)]
+def _ask_all(
+    server: _Server,
+    pairs: Sequence[tuple[np.ndarray, str]],
+    options: Mapping[str, Any],
+    read: "Callable[[bytes, _Server], _Answer]",
+    *,
+    threads: int,
+) -> list[_Answer]:
+    """Ask about every picture; whatever ends this early, Ctrl-C too, ends every request and every pause at once."""
+    connections = [_connection_to(server) for _ in range(max(1, min(threads, len(pairs))))]
     idle: SimpleQueue[HTTPConnection] = SimpleQueue()
     for connection in connections:
         idle.put(connection)
     hung_up = threading.Event()
 
-    def ask(index: int) -> str:
+    def ask(image: np.ndarray, question: str) -> _Answer:
         connection = idle.get()
         try:
-            return _answer_in(_post(server, connection, body_of(index), hung_up), server)
+            return read(_post(server, connection, _request_body(image, question, options), hung_up), server)
         finally:
             idle.put(connection)
 
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="endpoint")
+    pool = ThreadPoolExecutor(len(connections), thread_name_prefix="endpoint")
     try:
-        futures = [pool.submit(ask, index) for index in range(size)]
+        futures = [pool.submit(ask, *pair) for pair in pairs]
         return [future.result() for future in futures]
     finally:
         hung_up.set()
@@ -165,6 +196,14 @@ def _ask_all(server: _Server, size: int, body_of: Callable[[int], bytes], *, thr
         pool.shutdown(cancel_futures=True)
         for connection in connections:
             connection.close()
+
+
+def _request_body(image: np.ndarray, question: str, options: Mapping[str, Any]) -> bytes:
+    content = [
+        {"type": "image_url", "image_url": {"url": png_data_url(image)}},
+        {"type": "text", "text": question},
+    ]
+    return json.dumps({"messages": [{"role": "user", "content": content}], **options}).encode()
 
 
 def _post(server: _Server, connection: HTTPConnection, body: bytes, hung_up: threading.Event) -> bytes:
@@ -255,3 +294,18 @@ def _answer_in(response: bytes, server: _Server) -> str:
     if not isinstance(text, str | None):
         raise server.error(f"answered with the content {server.shown(repr(text))}; want a text")
     return (text or "").strip()
+
+
+def _first_token_in(response: bytes, server: _Server) -> dict[str, float]:
+    """The probabilities of the likeliest first tokens, those that differ only in blanks around them together."""
+    try:
+        answer: Mapping[str, Any] = json.loads(response)
+        likely = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        pairs = [(str(one["token"]).strip(), math.exp(min(0.0, float(one["logprob"])))) for one in likely]
+    except (ValueError, LookupError, TypeError):
+        start = server.shown(response.decode("utf-8", "replace"))
+        raise server.error(f"answered {start!r}; want an OpenAI chat completion with top_logprobs") from None
+    together: dict[str, float] = {}
+    for token, probability in pairs:
+        together[token] = together.get(token, 0.0) + probability
+    return together

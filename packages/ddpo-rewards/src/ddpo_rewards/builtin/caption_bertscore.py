@@ -1,15 +1,16 @@
-"""`llava_bertscore`: does a vision-language model's caption say what the prompt says?
+"""`caption_bertscore`: does a vision-language model's caption say what the prompt says? `llava_bertscore`: with LLaVA.
 
 DDPO-style, not paper-equal: the paper used LLaVA v0 13B, which is not what hubs serve today.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ddpo_rewards.compute import Device, DType
 from ddpo_rewards.errors import RewardError
-from ddpo_rewards.models import LLAVA, TEXT_ENCODER
+from ddpo_rewards.models import CAPTIONER, LLAVA, TEXT_ENCODER
 from ddpo_rewards.specs import RewardSpec
 
 if TYPE_CHECKING:
@@ -20,18 +21,26 @@ if TYPE_CHECKING:
     from ddpo_rewards.reward import RewardResult
 
 SPEC = RewardSpec(
-    name="llava_bertscore",
-    factory="ddpo_rewards.builtin.llava_bertscore:llava_bertscore",
-    summary="BERTScore recall of the prompt in LLaVA's caption; DDPO-style.",
+    name="caption_bertscore",
+    factory="ddpo_rewards.builtin.caption_bertscore:caption_bertscore",
+    summary="BERTScore recall of the prompt in a vision-language model's caption.",
     needs=frozenset({"prompts"}),
     takes="arrays",
     unit="BERTScore recall",
     range=(-1.0, 1.0),
-    licence="Llama-2 (LLaVA), MIT (DeBERTa)",
+    licence="Apache-2.0 (Qwen3-VL), MIT (DeBERTa)",
     source="Black et al. 2023, Training Diffusion Models with Reinforcement Learning, arXiv:2305.13301",
+    weights=(CAPTIONER, TEXT_ENCODER),
+)
+LLAVA_SPEC = replace(
+    SPEC,
+    name="llava_bertscore",
+    factory="ddpo_rewards.builtin.caption_bertscore:llava_bertscore",
+    summary="BERTScore recall of the prompt in LLaVA's caption; DDPO-style.",
+    licence="Llama-2 (LLaVA), MIT (DeBERTa)",
     weights=(LLAVA, TEXT_ENCODER),
 )
-MODEL = LLAVA.source.removeprefix("hf://")
+MODEL = CAPTIONER.source.removeprefix("hf://")
 ENCODER = TEXT_ENCODER.source.removeprefix("hf://")
 QUESTION = "Answer concisely: what is going on in this image?"
 REFERENCE = "The image contains {prompt}"
@@ -40,7 +49,7 @@ _FIELD = "{prompt}"
 
 @dataclass(frozen=True, eq=False)
 class BertScoreOfCaption:
-    """The score function of `llava_bertscore`."""
+    """The score function of `caption_bertscore`."""
 
     captioner: "Captioner"
     scorer: "Scorer"
@@ -68,7 +77,7 @@ class BertScoreOfCaption:
         return RewardResult(recall, info)
 
 
-def llava_bertscore(
+def caption_bertscore(
     *,
     model: str = MODEL,
     revision: str | None = None,
@@ -94,7 +103,7 @@ def llava_bertscore(
 
     Args:
         model: hub id or folder of an image-text model; with `endpoint`, the name the server knows it by.
-        revision: commit of the model; recorded at the first download otherwise.
+        revision: commit of the model; the published one's is known, another's is recorded at the first download.
         endpoint: an OpenAI-compatible server, such as `http://localhost:8000/v1`, instead of a local model.
         question: what the model is asked.
         reference: the sentence to find in the caption; `{prompt}` is the prompt.
@@ -128,3 +137,6 @@ def llava_bertscore(
     return BertScoreOfCaption(
         captioner or captioner_of(options), scorer, question, reference, recall_baseline(encoder, encoder_layer)
     )
+
+
+llava_bertscore = partial(caption_bertscore, model=LLAVA.source.removeprefix("hf://"))

@@ -1,16 +1,17 @@
-"""`llava_vqa`: does a vision-language model answer each image's own questions as wanted?
+"""`vqa_accuracy`: does a vision-language model answer each image's own questions as wanted? `llava_vqa`: does LLaVA?
 
 DDPO-style, not paper-equal: the paper used LLaVA v0 13B, which is not what hubs serve today.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ddpo_rewards.compute import Device, DType
 from ddpo_rewards.errors import RewardError
-from ddpo_rewards.models import LLAVA
+from ddpo_rewards.models import CAPTIONER, LLAVA
 from ddpo_rewards.specs import RewardSpec
 
 if TYPE_CHECKING:
@@ -20,23 +21,31 @@ if TYPE_CHECKING:
     from ddpo_rewards.reward import Metadata, RewardResult
 
 SPEC = RewardSpec(
-    name="llava_vqa",
-    factory="ddpo_rewards.builtin.llava_vqa:llava_vqa",
-    summary="Share of each image's own questions that LLaVA answers as wanted.",
+    name="vqa_accuracy",
+    factory="ddpo_rewards.builtin.vqa_accuracy:vqa_accuracy",
+    summary="Share of each image's own questions that a vision-language model answers as wanted.",
     needs=frozenset({"metadata"}),
     takes="arrays",
     unit="share of right answers",
     range=(0.0, 1.0),
-    licence="Llama-2 (LLaVA)",
+    licence="Apache-2.0",
     source="Black et al. 2023, Training Diffusion Models with Reinforcement Learning, arXiv:2305.13301",
+    weights=(CAPTIONER,),
+)
+LLAVA_SPEC = replace(
+    SPEC,
+    name="llava_vqa",
+    factory="ddpo_rewards.builtin.vqa_accuracy:llava_vqa",
+    summary="Share of each image's own questions that LLaVA answers as wanted; DDPO-style.",
+    licence="Llama-2 (LLaVA)",
     weights=(LLAVA,),
 )
-MODEL = LLAVA.source.removeprefix("hf://")
+MODEL = CAPTIONER.source.removeprefix("hf://")
 
 
 @dataclass(frozen=True, eq=False)
 class AnswerScore:
-    """The score function of `llava_vqa`."""
+    """The score function of `vqa_accuracy`."""
 
     captioner: "Captioner"
 
@@ -57,7 +66,7 @@ class AnswerScore:
         return RewardResult(np.asarray(scores, np.float32), {"answers": answers, "empty": empty})
 
 
-def llava_vqa(
+def vqa_accuracy(
     *,
     model: str = MODEL,
     revision: str | None = None,
@@ -74,7 +83,7 @@ def llava_vqa(
     """Ask each image its own questions: `score = share of answers that hold the wanted words, whole`, in [0, 1].
 
     Metadata of each image is a mapping with `questions` and `answers`, lists of strings of one length. Options as in
-    `llava_bertscore`. `info["answers"]` holds what was said; an empty answer is wrong, and flagged in `info["empty"]`.
+    `caption_bertscore`. `info["answers"]` holds what was said; an empty answer is wrong, and `info["empty"]` flags it.
 
     Source: jannerm/ddpo llava_vqa; ddpo-pytorch rewards.py llava_strict_satisfaction. Deviations: upper and lower case
     are the same; words and numbers count whole, where the source finds "one" in "none" and 3 in 13.
@@ -83,6 +92,9 @@ def llava_vqa(
     from ddpo_rewards.models.captioner import captioner_of
 
     return AnswerScore(captioner or captioner_of(options))
+
+
+llava_vqa = partial(vqa_accuracy, model=LLAVA.source.removeprefix("hf://"))
 
 
 def _questions_and_answers(index: int, item: Mapping[str, Any]) -> tuple[list[str], list[str]]:
