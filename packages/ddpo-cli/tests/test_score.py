@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -259,3 +261,20 @@ def test_only_what_is_needed_is_imported(folder):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert len(list(csv.DictReader(io.StringIO(done.stdout)))) == 4
     assert done.stderr == "[]\n"
+
+
+def test_a_cache_has_the_scores_of_the_run_before_and_says_what_it_cannot_keep(ddpo, folder, plugin):
+    arguments = ("score", "images", "-r", "jpeg_compressibility", "--cache", "scores.sqlite", "-f", "json")
+    first = ddpo(*arguments)
+    assert first.exit_code == 0, first.output
+    with closing(sqlite3.connect("scores.sqlite")) as kept:
+        kept.execute("UPDATE scores SET score = -1")  # what comes out the second time was not computed
+        kept.commit()
+    again = json.loads(ddpo(*arguments).stdout)
+    assert {row["jpeg_compressibility"] for row in again} == {-1.0}
+    unkept = ddpo("score", "images", "-r", plugin(GREEN, takes="images"), "--cache", "other.sqlite")
+    assert unkept.exit_code == 0, unkept.output
+    assert "No cache for plugin_" in unkept.stderr
+    refused = ddpo("score", "images", "-r", "jpeg_compressibility", "--cache", "images")
+    assert refused.exit_code == 2
+    assert "is no cache of scores" in refused.stderr

@@ -1,7 +1,7 @@
 """`ddpo score`: score images with one reward or several."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO, TypeAlias
@@ -42,6 +42,10 @@ EPILOG = """
 
   ddpo score captions.jsonl --reward clip_score --reward 0.1*aesthetic
 
+  ddpo score "shards/*.tar" --reward aesthetic --output scores.jsonl
+
+  ddpo score photos/ --reward vqascore --prompt "a fox" --cache scores.sqlite
+
 [bold]Prompts[/bold] come from --prompt (one for all), from --prompts FILE, or else from
 a metadata.csv or metadata.jsonl beside the images (ddpo sample --separate
 writes one). Further columns reach the reward as metadata.
@@ -66,7 +70,8 @@ def score(
         list[str],
         typer.Argument(
             metavar="IMAGES",
-            help="Files, folders (searched to the bottom) or globs; or one .csv, .jsonl or .parquet that names images.",
+            help="Files, folders (searched to the bottom) or globs; one .csv, .jsonl or .parquet that names images; "
+            "or .tar (webdataset) and .parquet that hold them.",
         ),
     ],
     *,
@@ -134,10 +139,19 @@ def score(
     workers: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Threads that read files.", show_default="one per core")
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Take scores from here where the same image was scored before, and keep new ones (SQLite).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Score images with one reward or several."""
     from ddpo_cli.setup import allow_local_modules
     from ddpo_rewards import folders
+    from ddpo_rewards.cache import ScoreCache, reward_version
 
     if resume and output is None:
         raise CLIError("--resume needs the --output of the run before")
@@ -163,12 +177,19 @@ def score(
             ) from None
         for note in job.notes:
             say(note)
-        rows, total = list(job.kept), len(job.kept) + len(job.missing)
+        unkept = [name for name, reward in job.rewards.items() if cache is not None and reward_version(reward) is None]
+        if unkept:
+            say(f"No cache for {' and '.join(unkept)}: what its scores depend on has no version")
+        if job.shards and sheet is not None:
+            raise CLIError(f"--sheet draws files, but {job.shards[0]!r} holds its images; leave it out")
+        rows = list(job.kept)
+        total = None if job.shards else len(rows) + len(job.missing)
         with (
             _kept_on_failure(output, rows),
             _shown(data, None if output else format or ScoreFormat.table, job.columns) as show,
             counted("scoring") as told,
-            closing(folders.score(job, batch_size=batch_size, workers=workers)) as scored,
+            nullcontext() if cache is None else ScoreCache(cache) as kept,
+            closing(folders.score(job, batch_size=batch_size, workers=workers, cache=kept)) as scored,
         ):
             told(len(rows), total)
             for row in scored:

@@ -1,3 +1,4 @@
+from ddpo_rewards.cache import ScoreCache as ScoreCache
 from ddpo_rewards.combining import combine as combine
 from ddpo_rewards.combining import combine_standardised as combine_standardised
 from ddpo_rewards.errors import ImageError as ImageError

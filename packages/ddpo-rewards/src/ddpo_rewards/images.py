@@ -6,6 +6,7 @@ as 0 to 255). EXIF rotation is applied. Of an animation the first frame is read.
 images of more than `MAX_PIXELS` pixels, raise `ImageError`.
 """
 
+import io
 import os
 import sys
 from collections import defaultdict
@@ -26,24 +27,25 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it only warns: 0.25 GiB 
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _WANTED = (
     "want a tensor [batch, 3, height, width], float in [0, 1] or uint8, or a list of uint8 arrays [height, width, 3], "
-    "PIL images or paths"
+    "PIL images, paths or the bytes of files"
 )
 _ORIENTATION = 0x0112
 _TOLERANCE = 1e-3  # decoders overshoot [0, 1] by rounding; more than this is another range
 
 
-def load_image(path: str | os.PathLike[str]) -> "Image":
-    """Read a file as an RGB image, upright and opaque.
+def load_image(path: str | os.PathLike[str] | bytes) -> "Image":
+    """Read a file, or the bytes of one, as an RGB image, upright and opaque.
 
     Raises:
         ImageError: no such file, no image, empty, truncated, damaged, or too large.
     """
     from PIL import Image, UnidentifiedImageError
 
+    what = f"an image of {len(path)} bytes" if isinstance(path, bytes) else repr(os.fspath(path))
     try:
-        if os.stat(path).st_size == 0:
-            raise ImageError(f"{os.fspath(path)!r} is empty (0 bytes); replace the file")
-        with Image.open(path) as image:
+        if (len(path) if isinstance(path, bytes) else os.stat(path).st_size) == 0:
+            raise ImageError(f"{what} is empty (0 bytes); replace the file")
+        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path) as image:
             # Pillow refuses twice as much and only warns here. Turning its warning into an error would change the
             # filters of the whole process, which other threads are reading files in.
             if image.width * image.height > MAX_PIXELS:
@@ -52,14 +54,14 @@ def load_image(path: str | os.PathLike[str]) -> "Image":
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{os.fspath(path)!r} has more than {MAX_PIXELS:,} pixels; shrink it first") from error
+        raise ImageError(f"{what} has more than {MAX_PIXELS:,} pixels; shrink it first") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{os.fspath(path)!r} is no image that Pillow can read") from error
+        raise ImageError(f"{what} is no image that Pillow can read") from error
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise ImageError(f"{os.fspath(path)!r} cannot be read: {error.strerror}") from error
+        raise ImageError(f"{what} cannot be read: {error.strerror}") from error
     # A damaged file reaches every corner of a decoder: Pillow raises OSError, SyntaxError, struct.error and more.
     except Exception as error:
-        raise ImageError(f"{os.fspath(path)!r} is damaged or truncated: {error}") from error
+        raise ImageError(f"{what} is damaged or truncated: {error}") from error
 
 
 def to_rgb(image: "Image") -> "Image":
@@ -102,7 +104,7 @@ def count_images(images: Any) -> int:
         if images.ndim != 4:
             hint = ": one image is images[None]" if images.ndim == 3 else ""
             raise RewardError(f"images have the shape {list(images.shape)}{hint}; {_WANTED}")
-    elif isinstance(images, str | os.PathLike) or hasattr(images, "getexif"):
+    elif isinstance(images, str | os.PathLike | bytes) or hasattr(images, "getexif"):
         raise RewardError(f"images is a single {type(images).__name__}; pass a list, [image]")
     elif not isinstance(images, Sequence):
         raise RewardError(f"images is of type {type(images).__name__}; {_WANTED}")
@@ -132,7 +134,7 @@ def as_array(image: Any, index: int) -> UInt8[np.ndarray, "height width 3"]:
         ImageError: a file that cannot be read.
         RewardError: what is no image.
     """
-    if isinstance(image, str | os.PathLike):
+    if isinstance(image, str | os.PathLike | bytes):
         return np.asarray(load_image(image))
     if hasattr(image, "getexif"):  # a PIL image, without importing PIL to find out
         return np.asarray(to_rgb(image))

@@ -27,7 +27,7 @@ Metadata: TypeAlias = Sequence[Mapping[str, Any]]
 # What a `Reward` calls: images in the form its spec takes, prompts and metadata as given. It may return an array,
 # `(array, info)` or a dict with "scores"; it may also have methods `differentiable`, `state` and `load_state`, a number
 # `batch_size` of images that it runs at once, and `prepare(image)`, which brings a uint8 array to what it looks at: an
-# image that was prepared scores the same, to the bit.
+# image that was prepared scores the same, to the bit; and `reads_files`, true where metadata name files that it reads.
 ScoreFunction: TypeAlias = Callable[[Any, Sequence[str] | None, Metadata | None], Any]
 _BATCH = 32  # images of full size: 100 MB at 1024 x 1024
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -65,7 +65,8 @@ class Reward:
 
         Args:
             images: tensor `[batch, 3, height, width]`, float in [0, 1] or uint8; uint8 arrays `[height, width, 3]`,
-                PIL images or paths; sizes may differ except in a tensor. Of many paths few lie in memory at once.
+                PIL images, paths or the bytes of files; sizes may differ except in a tensor. Of many paths few lie
+                in memory at once.
             prompts: one string per image, where the reward needs them.
             metadata: one mapping per image, where the reward needs them.
 
@@ -230,7 +231,7 @@ def _arguments(function: Callable[..., Any], reward: str) -> tuple[tuple[str, ..
 
 
 def _is_path(image: Any) -> bool:
-    return isinstance(image, str | os.PathLike)
+    return isinstance(image, str | os.PathLike | bytes)
 
 
 def _score_in_slices(

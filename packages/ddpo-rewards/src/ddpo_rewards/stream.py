@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from ddpo_rewards.cache import Kept, ScoreCache, content_digest, reward_version, score_key
 from ddpo_rewards.compute import map_ahead
 from ddpo_rewards.errors import ImageError, RewardError
 from ddpo_rewards.images import as_array
-from ddpo_rewards.reward import Reward, RewardResult
+from ddpo_rewards.reward import Reward
 
 _END = object()
 
@@ -38,6 +39,10 @@ class _Read:
     prompt: Any
     metadata: Any
     error: ImageError | None = None
+    keys: Sequence[bytes | None] = ()
+    """One per reward, where there is a cache."""
+    kept: Sequence[Kept | None] = ()
+    """What the cache has for each reward; nothing is read where it has all."""
 
 
 def iter_scores(
@@ -49,6 +54,7 @@ def iter_scores(
     batch_size: int | None = None,
     workers: int | None = None,
     strict: bool = False,
+    cache: ScoreCache | None = None,
 ) -> Iterator[Scored]:
     """Score images one after the other, however many there are; results come in order, as soon as a batch is scored.
 
@@ -57,13 +63,15 @@ def iter_scores(
     exception, ends the threads.
 
     Args:
-        images: paths, PIL images or uint8 arrays `[height, width, 3]`; any iterable, drawn as it is needed.
+        images: paths, the bytes of files, PIL images or uint8 arrays `[height, width, 3]`; any iterable, drawn as it is
+            needed.
         reward: scores them. One that learns from what it sees (`combine_standardised`) learns batch by batch.
         prompts: one per image, where the reward needs them.
         metadata: one mapping per image, where the reward needs them.
         batch_size: images that the reward is called with; by default as many as it runs at once itself, else 32.
         workers: threads that read; by default one per core.
         strict: raise the error of a file that cannot be read, instead of giving it as that image's result.
+        cache: has the scores of earlier runs, and keeps those of this one.
 
     Raises:
         RewardError: as `Reward` does; prompts or metadata of another number than images.
@@ -76,7 +84,14 @@ def iter_scores(
         (100, True)
     """
     together = iter_scores_of_each(
-        images, [reward], prompts=prompts, metadata=metadata, batch_size=batch_size, workers=workers, strict=strict
+        images,
+        [reward],
+        prompts=prompts,
+        metadata=metadata,
+        batch_size=batch_size,
+        workers=workers,
+        strict=strict,
+        cache=cache,
     )
     with closing(together):
         for (scored,) in together:
@@ -92,21 +107,27 @@ def iter_scores_of_each(
     batch_size: int | None = None,
     workers: int | None = None,
     strict: bool = False,
+    cache: ScoreCache | None = None,
 ) -> Generator[tuple[Scored, ...], None, None]:
     """Score each image with every one of `rewards`, reading it once; otherwise as `iter_scores`."""
-    if isinstance(images, str | os.PathLike):
+    if isinstance(images, str | os.PathLike | bytes):
         raise RewardError(f"images is a single {type(images).__name__}; pass a list, [image]")
     if batch_size is not None and batch_size < 1:
         raise RewardError(f"batch_size={batch_size!r} is not positive; want 1 or more")
     size = batch_size or max(reward.batch_size for reward in rewards)
-    read = partial(_read, prepares=[getattr(reward.score_function, "prepare", None) for reward in rewards])
+    read = partial(
+        _read,
+        prepares=[getattr(reward.score_function, "prepare", None) for reward in rewards],
+        cache=cache,
+        versions=[] if cache is None else [reward_version(reward) for reward in rewards],
+    )
     ahead = map_ahead(read, _aligned(images, prompts, metadata), ahead=size, workers=workers)
     with closing(ahead):
         while batch := list(islice(ahead, size)):
             failed = next((item.error for item in batch if item.error is not None), None)
             if strict and failed is not None:
                 raise failed
-            yield from _score_batch(batch, rewards, prompts is not None, metadata is not None)
+            yield from _score_batch(batch, rewards, prompts is not None, metadata is not None, cache)
 
 
 def _aligned(images: Iterable[Any], prompts: Iterable[str] | None, metadata: Iterable[Any] | None) -> Iterator[Any]:
@@ -122,36 +143,71 @@ def _aligned(images: Iterable[Any], prompts: Iterable[str] | None, metadata: Ite
         yield index, row["images"], row.get("prompts"), row.get("metadata")
 
 
-def _read(row: tuple[int, Any, str | None, Any], prepares: Sequence[Callable[..., Any] | None]) -> _Read:
-    """Read one image, and prepare it once for all rewards that share a preparation."""
+def _read(
+    row: tuple[int, Any, str | None, Any],
+    prepares: Sequence[Callable[..., Any] | None],
+    cache: ScoreCache | None,
+    versions: Sequence[str | None],
+) -> _Read:
+    """Read one image, and prepare it once for all rewards that share a preparation; unless all scores are kept."""
     index, image, prompt, metadata = row
+    keys: list[bytes | None] = []
+    kept: list[Kept | None] = []
     try:
+        if cache is not None:
+            digest = _digest(image, index)
+            keys = [score_key(version, digest, prompt, metadata) for version in versions]
+            kept = cache.find(keys)
+            if None not in kept:
+                return _Read(index, (), prompt, metadata, None, keys, kept)
         array = as_array(image, index)
     except ImageError as error:
         return _Read(index, (), prompt, metadata, error)
     forms: dict[Any, Any] = {prepare: prepare(array) if prepare else array for prepare in dict.fromkeys(prepares)}
-    return _Read(index, [forms[prepare] for prepare in prepares], prompt, metadata)
+    return _Read(index, [forms[prepare] for prepare in prepares], prompt, metadata, None, keys, kept)
+
+
+def _digest(image: Any, index: int) -> bytes:
+    if not isinstance(image, str | os.PathLike | bytes):
+        return content_digest(as_array(image, index))
+    try:
+        return content_digest(image)
+    except OSError as error:
+        raise ImageError(f"{os.fspath(image)!r} cannot be read: {error.strerror}") from error
 
 
 def _score_batch(
-    batch: Sequence[_Read], rewards: Sequence[Reward], with_prompts: bool, with_metadata: bool
+    batch: Sequence[_Read], rewards: Sequence[Reward], with_prompts: bool, with_metadata: bool, cache: ScoreCache | None
 ) -> Iterator[tuple[Scored, ...]]:
     readable = [item for item in batch if item.error is None]
-    prompts = [item.prompt for item in readable] if with_prompts else None
-    metadata = [item.metadata for item in readable] if with_metadata else None
-    results = [
-        reward([item.forms[place] for item in readable], prompts, metadata)
-        for place, reward in enumerate(rewards)
-        if readable
+    scores = [
+        _score_missing(readable, place, reward, with_prompts, with_metadata) for place, reward in enumerate(rewards)
     ]
-    positions = {item.index: position for position, item in enumerate(readable)}
+    if cache is not None:
+        cache.keep(
+            (item.keys[place], *own[item.index])
+            for place, own in enumerate(scores)
+            for item in readable
+            if item.kept[place] is None
+        )
     for item in batch:
         if item.error is not None:
             yield tuple(Scored(item.index, None, {}, item.error) for _ in rewards)
         else:
-            yield tuple(_scored(item.index, result, positions[item.index]) for result in results)
+            yield tuple(Scored(item.index, *own[item.index], None) for own in scores)
 
 
-def _scored(index: int, result: RewardResult, position: int) -> Scored:
-    info = {key: values[position] for key, values in result.info.items()}
-    return Scored(index, float(result.scores[position]), info, None)
+def _score_missing(
+    readable: Sequence[_Read], place: int, reward: Reward, with_prompts: bool, with_metadata: bool
+) -> dict[int, Kept]:
+    """The scores of a batch by one reward, by index: those that are kept, and the others by asking it."""
+    known = {item.index: kept for item in readable if item.kept and (kept := item.kept[place]) is not None}
+    missing = [item for item in readable if item.index not in known]
+    if missing:
+        prompts = [item.prompt for item in missing] if with_prompts else None
+        metadata = [item.metadata for item in missing] if with_metadata else None
+        scores, info = reward([item.forms[place] for item in missing], prompts, metadata)
+        for position, item in enumerate(missing):
+            own = {key: values[position] for key, values in info.items()}
+            known[item.index] = Kept(float(scores[position]), own)
+    return known

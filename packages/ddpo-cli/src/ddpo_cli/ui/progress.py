@@ -20,8 +20,8 @@ def loading(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def counted(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with the time left while the block runs; yields what moves it: `(done, total)`."""
+def counted(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a bar with the time left while the block runs; yields what moves it: `(done, total)`, None if unknown."""
     console = messages()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -40,6 +40,7 @@ class DinoSimilarity:
 
     tower: "Tower"
     at_once: BatchSize
+    reads_files = True  # those that metadata name, so a score is not known by the metadata alone
     # Of reference files, by path, size and time: training asks for the same few in every epoch.
     _known: "dict[Any, Tensor]" = field(default_factory=dict)
 

@@ -1,15 +1,17 @@
 """The job: rewards over a list of images, one row per image, whatever its file holds."""
 
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ddpo_rewards.cache import ScoreCache
 from ddpo_rewards.errors import RewardError
 from ddpo_rewards.folders.formats import Row, file_format
 from ddpo_rewards.folders.inputs import (
@@ -24,6 +26,7 @@ from ddpo_rewards.folders.inputs import (
     list_table,
 )
 from ddpo_rewards.folders.journal import journal_path, journalled, read_kept, row_key
+from ddpo_rewards.folders.shards import find_shards, read_shards
 from ddpo_rewards.references import Reference, number_text, parse_reference
 from ddpo_rewards.registry import Registry, load_registry
 from ddpo_rewards.reward import Reward
@@ -45,6 +48,10 @@ class Job:
     """Rows of an earlier run."""
     notes: tuple[str, ...] = ()
     """What a person should know before it starts."""
+    shards: tuple[str, ...] = ()
+    """Files that hold the images, which are then not known beforehand; `items` is empty."""
+    names: Columns = Columns()  # noqa: RUF009 - it is frozen
+    """Of the columns of such files."""
 
     @property
     def total(self) -> str | None:
@@ -84,7 +91,8 @@ def plan(
 
     Args:
         images: files, folders (searched to the bottom) and globs; or one `.csv`, `.jsonl` or `.parquet` that names
-            images relative to its folder, with their prompts.
+            images relative to its folder, with their prompts; or shards that hold images and prompts, `.tar` of
+            webdataset and `.parquet` with bytes, of which rewards get prompts and metadata where one needs them.
         rewards: references `[WEIGHT*]REF[?option=value&...]`, or rewards. With weights there is a column of their sum.
         prompt: one prompt for all images.
         prompts: a file with a prompt for each; by default a metadata.csv or metadata.jsonl beside the images.
@@ -114,7 +122,10 @@ def plan(
         for column, (_, part) in parts.items()
     }
     patterns = [images] if isinstance(images, str | os.PathLike) else images
-    items, notes = _described(patterns, prompt, prompts, columns, needed=any(needs.values()))
+    shards = find_shards(patterns)
+    if shards and (prompt is not None or prompts is not None):
+        raise FolderError(f"{shards[0]!r} holds images with their prompts; score it without others")
+    items, notes = ([], []) if shards else _described(patterns, prompt, prompts, columns, needed=any(needs.values()))
     _check_needs(items, needs)
     kept = [] if place is None or chosen is None else read_kept(place, chosen, _columns(weights, info))
     wanted = {item.name for item in items}
@@ -128,12 +139,16 @@ def plan(
         info=info,
         output=place,
         format=chosen,
-        kept=tuple(row for row in kept if not row["error"] or row["image"] not in wanted),
+        kept=tuple(row for row in kept if not row["error"] or (row["image"] not in wanted and not shards)),
         notes=(*notes, *_mixed(items)),
+        shards=tuple(shards),
+        names=columns,
     )
 
 
-def score(job: Job, *, batch_size: int | None = None, workers: int | None = None) -> Generator[Row, None, None]:
+def score(
+    job: Job, *, batch_size: int | None = None, workers: int | None = None, cache: ScoreCache | None = None
+) -> Generator[Row, None, None]:
     """Score what `job` misses; one row per image, in order, as a mapping of `job.columns`.
 
     With an `output` each row is in the journal before it is yielded, and when all are, the table takes the journal's
@@ -143,31 +158,58 @@ def score(job: Job, *, batch_size: int | None = None, workers: int | None = None
         job: from `plan`.
         batch_size: images that a reward is called with; by default as many as it runs at once itself, else 32.
         workers: threads that read; by default one per core.
+        cache: has the scores of earlier runs, and keeps those of this one.
 
     Raises:
         RewardError: a reward failed; the journal keeps what was scored until then.
     """
-    items = job.missing
-    prompts = [item.prompt or "" for item in items] if all(item.prompt for item in job.items) else None
-    metadata = [item.metadata for item in items] if any(item.metadata for item in job.items) else None
+    inputs, paths, texts, tables = tee(_inputs(job), 4)
+    with_prompts, with_metadata = _gives(job)
     with ExitStack() as stack:
         write = None
         if job.output is not None and job.format is not None:
             write = stack.enter_context(journalled(job.output, job.format, job.columns, kept=job.kept, order=job.items))
         results = iter_scores_of_each(
-            (item.path for item in items),
+            (image for _, image in paths),
             list(job.rewards.values()),
-            prompts=prompts,
-            metadata=metadata,
+            prompts=(_prompt(job, item) for item, _ in texts) if with_prompts else None,
+            metadata=(item.metadata for item, _ in tables) if with_metadata else None,
             batch_size=batch_size,
             workers=workers,
+            cache=cache,
         )
         stack.callback(results.close)
-        for item, scored in zip(items, results, strict=True):
+        for (item, _), scored in zip(inputs, results, strict=True):
             row = _row(job, item, scored)
             if write is not None:
                 write(row)
             yield row
+
+
+def _inputs(job: Job) -> Iterator[tuple[Item, str | bytes]]:
+    """What has no row yet: with the path of its file, or, of a shard, with the bytes of one."""
+    if not job.shards:
+        yield from ((item, item.path) for item in job.missing)
+        return
+    have = {row_key(row) for row in job.kept}
+    for item, image in read_shards(job.shards, columns=job.names):
+        if item.key not in have:
+            yield item, image
+
+
+def _gives(job: Job) -> tuple[bool, bool]:
+    """Whether rewards are given prompts, and metadata: of files where all have them, of shards where one is needed."""
+    if job.shards:
+        needs = {need for reward in job.rewards.values() for need in reward.spec.needs}
+        return "prompts" in needs, "metadata" in needs
+    return all(item.prompt for item in job.items), any(item.metadata for item in job.items)
+
+
+def _prompt(job: Job, item: Item) -> str:
+    if not item.prompt:
+        needing = [column for column, reward in job.rewards.items() if "prompts" in reward.spec.needs]
+        raise FolderError(f"{' and '.join(needing)} needs prompts, but {item.name!r} has none; add it to the shard")
+    return item.prompt
 
 
 def _total(weights: Mapping[str, float]) -> str | None:
