@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ddpo_rewards import Reward, RewardError, RewardSpec, combine, get_reward
+from ddpo_rewards import Reward, RewardError, RewardSpec, combine, get_reward, iter_scores
 from ddpo_rewards.builtin.aesthetic import HEAD, AestheticScore, AffineHead, apply_head, load_head
 from ddpo_rewards.builtin.clip_score import ClipScore, clipscore
 from ddpo_rewards.compute import BatchSize
 from ddpo_rewards.models import CLIP_TOWER, clip
 from ddpo_rewards.reward import adapt
+from ddpo_rewards.stream import iter_scores_of_each
 from ddpo_rewards.testing import assert_conforms
 
 open_clip = pytest.importorskip("open_clip")
@@ -174,6 +175,28 @@ def test_an_image_that_was_prepared_before_scores_the_same(tower, head):
         assert reward(prepared, prompts).scores.tolist() == reward(images, prompts).scores.tolist()
         assert function.batch_size == 3
     assert ClipScore(tower, BatchSize(3)).prepare == AestheticScore(tower, head, BatchSize(3)).prepare  # done once
+
+
+def test_rewards_with_one_tower_embed_an_image_once(tower, head, monkeypatch):
+    images = [noise(40, 60, seed) for seed in range(5)]
+    prompts = ["a cat", "a dog", "a cat", "a fox", "a cat"]
+    rewards = [
+        reward_of(AestheticScore(tower, head, BatchSize(8))),
+        reward_of(ClipScore(tower, BatchSize(8), describe=clipscore), needs=["prompts"]),
+    ]
+    alone = [list(iter_scores(images, reward, prompts=prompts, batch_size=3)) for reward in rewards]
+    embedded, encode = [], tower.model.encode_image
+    monkeypatch.setattr(tower.model, "encode_image", lambda pixels: embedded.append(len(pixels)) or encode(pixels))
+    together = list(iter_scores_of_each(images, rewards, prompts=prompts, batch_size=3))
+    assert embedded == [3, 2]
+    for scored, *own in zip(together, *alone, strict=True):
+        assert [one.score for one in scored] == [one.score for one in own]
+        assert [one.info for one in scored] == [one.info for one in own]
+    broken = reward_of(ClipScore(tower, BatchSize(8), describe=lambda cosines: 1 / 0), needs=["prompts"])
+    with pytest.raises(RewardError, match="'tiny' raised ZeroDivisionError"):
+        list(iter_scores(images, broken, prompts=prompts))
+    with pytest.raises(RewardError, match="'tiny' needs prompts"):
+        list(iter_scores(images, rewards[1]))
 
 
 def test_embeddings_may_take_part_in_a_gradient(tower):

@@ -27,7 +27,9 @@ Metadata: TypeAlias = Sequence[Mapping[str, Any]]
 # What a `Reward` calls: images in the form its spec takes, prompts and metadata as given. It may return an array,
 # `(array, info)` or a dict with "scores"; it may also have methods `differentiable`, `state` and `load_state`, a number
 # `batch_size` of images that it runs at once, and `prepare(image)`, which brings a uint8 array to what it looks at: an
-# image that was prepared scores the same, to the bit; and `reads_files`, true where metadata name files that it reads.
+# image that was prepared scores the same, to the bit; `reads_files`, true where metadata name files that it reads; and
+# `tower`, `embed(images)` and `score_embeddings(embeddings, prompts, metadata)`, the two halves of the call: rewards
+# with one tower then embed an image once.
 ScoreFunction: TypeAlias = Callable[[Any, Sequence[str] | None, Metadata | None], Any]
 _BATCH = 32  # images of full size: 100 MB at 1024 x 1024
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -152,6 +154,26 @@ def needed_data(function: Any, reward: str) -> frozenset[str]:
         frozenset({'prompts'})
     """
     return frozenset(_arguments(function, reward)[1])
+
+
+def has_embeddings(reward: Reward) -> bool:
+    """Whether a reward scores what a tower makes of images, which rewards with one tower can share."""
+    return all(hasattr(reward.score_function, name) for name in ("tower", "embed", "score_embeddings"))
+
+
+def embed(reward: Reward, images: Sequence[Any]) -> Any:
+    """What the reward's tower makes of uint8 arrays, one row each."""
+    return _guarded(reward, reward.score_function.embed, images)  # type: ignore[attr-defined]
+
+
+def score_embeddings(
+    reward: Reward, embeddings: Any, prompts: Sequence[str] | None, metadata: Metadata | None
+) -> RewardResult:
+    """Score what `embed` returned, for those images or some of them; checked as a call is."""
+    size = len(embeddings)
+    check_companions(reward.spec, size, prompts, metadata)
+    raw = _guarded(reward, reward.score_function.score_embeddings, embeddings, prompts, metadata)  # type: ignore[attr-defined]
+    return check_result(raw, reward.spec.name, size)
 
 
 def check_result(raw: Any, name: str, size: int) -> RewardResult:
@@ -279,10 +301,15 @@ def _place(part: RewardResult, indices: Sequence[int], scores: np.ndarray, info:
 
 
 def _call(reward: Reward, batch: Any, prompts: Any, metadata: Any, size: int) -> RewardResult:
+    return check_result(_guarded(reward, reward.score_function, batch, prompts, metadata), reward.spec.name, size)
+
+
+def _guarded(reward: Reward, function: Callable[..., Any], *given: Any) -> Any:
+    """Call a part of a reward, without autograd; whatever it raises names the reward and the place."""
     torch = sys.modules.get("torch")
     try:
         with nullcontext() if torch is None else torch.no_grad():
-            raw = reward.score_function(batch, prompts, metadata)
+            return function(*given)
     except RewardError:
         raise
     except Exception as error:
@@ -291,7 +318,6 @@ def _call(reward: Reward, batch: Any, prompts: Any, metadata: Any, size: int) ->
             f"reward {reward.spec.name!r} raised {type(error).__name__}: {' '.join(str(error).split())} "
             f"({where.filename}:{where.lineno})"
         ) from error
-    return check_result(raw, reward.spec.name, size)
 
 
 def _pick(items: Sequence[Any] | None, indices: Sequence[int]) -> list[Any] | None:

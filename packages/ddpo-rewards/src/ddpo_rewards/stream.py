@@ -15,7 +15,7 @@ from ddpo_rewards.cache import Kept, ScoreCache, content_digest, reward_version,
 from ddpo_rewards.compute import map_ahead
 from ddpo_rewards.errors import ImageError, RewardError
 from ddpo_rewards.images import as_array
-from ddpo_rewards.reward import Reward
+from ddpo_rewards.reward import Reward, embed, has_embeddings, score_embeddings
 
 _END = object()
 
@@ -180,8 +180,10 @@ def _score_batch(
     batch: Sequence[_Read], rewards: Sequence[Reward], with_prompts: bool, with_metadata: bool, cache: ScoreCache | None
 ) -> Iterator[tuple[Scored, ...]]:
     readable = [item for item in batch if item.error is None]
+    embedded: dict[int, dict[int, Any]] = {}
     scores = [
-        _score_missing(readable, place, reward, with_prompts, with_metadata) for place, reward in enumerate(rewards)
+        _score_missing(readable, place, reward, with_prompts, with_metadata, embedded)
+        for place, reward in enumerate(rewards)
     ]
     if cache is not None:
         cache.keep(
@@ -198,16 +200,39 @@ def _score_batch(
 
 
 def _score_missing(
-    readable: Sequence[_Read], place: int, reward: Reward, with_prompts: bool, with_metadata: bool
+    readable: Sequence[_Read],
+    place: int,
+    reward: Reward,
+    with_prompts: bool,
+    with_metadata: bool,
+    embedded: dict[int, dict[int, Any]],
 ) -> dict[int, Kept]:
-    """The scores of a batch by one reward, by index: those that are kept, and the others by asking it."""
+    """The scores of a batch by one reward, by index: those that are kept, and the others by asking it.
+
+    `embedded` has what towers made of images before, by tower and index, and takes what this reward's makes.
+    """
     known = {item.index: kept for item in readable if item.kept and (kept := item.kept[place]) is not None}
     missing = [item for item in readable if item.index not in known]
     if missing:
         prompts = [item.prompt for item in missing] if with_prompts else None
         metadata = [item.metadata for item in missing] if with_metadata else None
-        scores, info = reward([item.forms[place] for item in missing], prompts, metadata)
+        if has_embeddings(reward):
+            seen = embedded.setdefault(id(reward.score_function.tower), {})  # type: ignore[attr-defined]
+            new = [item for item in missing if item.index not in seen]
+            if new:
+                made = embed(reward, [item.forms[place] for item in new])
+                seen.update(zip((item.index for item in new), made, strict=True))
+            rows = [seen[item.index] for item in missing]
+            scores, info = score_embeddings(reward, _stack(rows), prompts, metadata)
+        else:
+            scores, info = reward([item.forms[place] for item in missing], prompts, metadata)
         for position, item in enumerate(missing):
             own = {key: values[position] for key, values in info.items()}
             known[item.index] = Kept(float(scores[position]), own)
     return known
+
+
+def _stack(rows: Sequence[Any]) -> Any:
+    import torch
+
+    return torch.stack(list(rows))

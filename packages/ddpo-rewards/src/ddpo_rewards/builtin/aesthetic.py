@@ -79,10 +79,20 @@ class AestheticScore:
 
     def __call__(self, images: "Sequence[UInt8[np.ndarray, '_ _ 3']]") -> "RewardResult":
         """Score images as the published predictor does."""
+        return self.score_embeddings(self.embed(images), None, None)
+
+    def embed(self, images: "Sequence[UInt8[np.ndarray, '_ _ 3']]") -> "Float[Tensor, 'batch dim']":
+        """What the tower makes of images, once for all rewards that have this tower."""
         from ddpo_rewards.models import clip
+
+        return clip.embed_images(self.tower, images, batch_size=self.at_once)
+
+    def score_embeddings(
+        self, embeddings: "Float[Tensor, 'batch dim']", prompts: Sequence[str] | None, metadata: "Metadata | None"
+    ) -> "RewardResult":
+        """Score what `embed` returned."""
         from ddpo_rewards.reward import RewardResult
 
-        embeddings = clip.embed_images(self.tower, images, batch_size=self.at_once)
         return RewardResult(apply_head(self.head, embeddings).numpy(), {})
 
     def differentiable(

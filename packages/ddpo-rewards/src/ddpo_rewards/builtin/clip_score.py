@@ -53,13 +53,25 @@ class ClipScore:
 
     def __call__(self, images: "Sequence[UInt8[np.ndarray, '_ _ 3']]", prompts: Sequence[str]) -> "RewardResult":
         """Cosine of each image with its prompt, times the scale."""
+        return self.score_embeddings(self.embed(images), prompts, None)
+
+    def embed(self, images: "Sequence[UInt8[np.ndarray, '_ _ 3']]") -> "Float[Tensor, 'batch dim']":
+        """What the tower makes of images, once for all rewards that have this tower."""
+        from ddpo_rewards.models import clip
+
+        return clip.embed_images(self.tower, images, batch_size=self.at_once)
+
+    def score_embeddings(
+        self, embeddings: "Float[Tensor, 'batch dim']", prompts: Sequence[str], metadata: "Metadata | None"
+    ) -> "RewardResult":
+        """Score what `embed` returned."""
         from ddpo_rewards.models import clip
         from ddpo_rewards.reward import RewardResult
 
         unique = list(dict.fromkeys(prompts))
         texts = clip.embed_texts(self.tower, unique, batch_size=self.at_once)
         rows = [unique.index(prompt) for prompt in prompts]
-        cosines = (clip.embed_images(self.tower, images, batch_size=self.at_once) * texts[rows]).sum(-1)
+        cosines = (embeddings * texts[rows]).sum(-1)
         cut_off = {prompt: self.tower.is_cut_off(prompt) for prompt in unique}
         info = self.describe(cosines) if self.describe else {}
         info["prompt_cut_off"] = [cut_off[prompt] for prompt in prompts]
