@@ -18,6 +18,7 @@ TEST_TOOLS = nox.project.dependency_groups(PROJECT, "test")
 # Not more than there are cores: every worker first imports and collects all (20 s), and slows the longest file down.
 PARALLEL = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
 LINT_TOOLS = nox.project.dependency_groups(PROJECT, "lint")
+DOCS_TOOLS = nox.project.dependency_groups(PROJECT, "docs")
 
 
 @nox.session
@@ -64,6 +65,13 @@ def tests(session: nox.Session) -> None:
     """Test what crosses the packages: the embedded model, the examples, the README, the design page."""
     _install(session, *TEST_TOOLS, *_editable(*PACKAGES))
     session.run("pytest", *PARALLEL, *(session.posargs or ["tests"]), env=_environment())
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the documentation site into build/site; a link, anchor or name that leads nowhere is an error."""
+    _install(session, *DOCS_TOOLS)  # the packages are read, not imported
+    session.run("zensical", "build", "--clean", "--strict")
 
 
 @nox.session(default=False, python=["3.12", "3.13"])
