@@ -39,7 +39,7 @@ from ddpo_core import (
 )
 
 SCORES = torch.tensor([1.0, 3.0, 2.0, 6.0])
-BARE = Gains(proportional=1.0, integral=0.5, derivative=0.0, memory=0.0, limit=20.0)
+BARE = Gains(proportional=1.0, integral=0.5, derivative=0.0, memory=0.0, limit=20.0, anticipation=0.0)
 SMALL = FitConfig(num_steps=4, samples_per_epoch=16, updates_per_epoch=2, sample_batch_size=16)
 
 
@@ -86,6 +86,35 @@ def test_a_multiplier_goes_back_to_0_once_the_level_is_reached_again():
         weighed = _weigh(weighed.state, [1.0] * 4)
         assert weighed.state["judge"]["integral"] == expected
         assert weighed.kept["judge"].multiplier == 0
+
+
+def test_a_signal_is_answered_for_before_it_reaches_its_level():
+    gains = BARE._replace(anticipation=0.5)
+    far = _weigh({}, [0.75] * 4, gains=gains)
+    assert far.scores is SCORES
+    # Half a unit, less the quarter that it lies above, less 0.5 * 0.25 that the integral has sunk.
+    near = _weigh(far.state, [0.25] * 4, gains=gains)
+    assert near.kept["judge"].multiplier == 0.125
+
+
+def test_what_is_far_above_its_level_for_long_is_answered_for_as_soon_as_at_first():
+    gains = BARE._replace(anticipation=0.5)
+    state = {}
+    for _ in range(10):
+        state = _weigh(state, [5.0] * 4, gains=gains).state
+    assert _weigh(state, [0.0] * 4, gains=gains).kept["judge"].multiplier == 0.5
+
+
+def test_the_anticipation_is_undone_while_it_lasts_so_that_a_signal_can_rest_at_its_level():
+    gains = BARE._replace(anticipation=0.5)
+    weighed = _weigh({}, [0.25] * 4, gains=gains)
+    for _ in range(10):
+        weighed = _weigh(weighed.state, [0.25] * 4, gains=gains)
+    assert weighed.kept["judge"].multiplier == 0
+    assert (
+        weighed.state["judge"]["integral"] == -0.25
+    )  # as low as it takes, and no lower: one step more would be -0.375
+    assert _weigh(weighed.state, [0.0] * 4, gains=gains).kept["judge"].multiplier == 0.25
 
 
 def test_what_grows_is_answered_before_it_is_large_and_what_shrinks_is_not_hurried():

@@ -40,16 +40,18 @@ class Level(NamedTuple):
 class Gains(NamedTuple):
     """How fast a multiplier answers a shortfall of one unit."""
 
-    proportional: float = 2.0
+    proportional: float = 4.0
     """Rise of the multiplier at once, for the shortfall averaged over the last epochs."""
-    integral: float = 0.1
+    integral: float = 0.2
     """Rise in every epoch in which it lasts."""
-    derivative: float = 4.0
+    derivative: float = 8.0
     """Rise while the shortfall grows, for its growth from epoch to epoch: what keeps it from overshooting."""
-    memory: float = 0.7
+    memory: float = 0.5
     """The share of the last epochs in the averaged shortfall, in [0, 1)."""
     limit: float = 20.0
     """What the multiplier stays below, above 0. At its limit, the constraint cannot be met."""
+    anticipation: float = 0.4
+    """How far above its level a signal is answered for already, in units: what was lost is won back slowly."""
 
 
 class Constraints(NamedTuple):
@@ -79,13 +81,14 @@ def weigh_constraints(
     """Update the multipliers by what an epoch brought, and add the signals to its scores.
 
         shortfall  = (level - mean of min(signal, ceiling)) / unit
-        multiplier = max(0, proportional averaged + integral + derivative max(0, growth of averaged))
+        multiplier = max(0, proportional (averaged + anticipation) + integral + derivative max(0, growth of averaged))
         scores'    = (scores + spread of the run's scores * sum of multiplier min(signal, ceiling) / unit)
                      / (1 + sum of multipliers)
 
-    where `averaged` is the exponential average of the shortfall, and `integral` its sum, never below 0. Everything is
-    in units of its own spread, so that multipliers mean the same for every reward and signal. While all multipliers
-    are 0, the scores are those of the reward, to the bit.
+    where `averaged` is the exponential average of the shortfall, and `integral` its sum, which falls below 0 only while
+    the multiplier is above 0, and only so far that it undoes the anticipation: signals come to rest at their levels.
+    Everything is in units of its own spread, so that multipliers mean the same for every reward and signal. While all
+    multipliers are 0, the scores are those of the reward, to the bit.
 
     Args:
         state: What this returned for the epoch before; empty before the first.
@@ -98,7 +101,7 @@ def weigh_constraints(
         ScoreError: If a signal is not finite.
 
     Example:
-        >>> kept = Constraints([], {"judge": Level(6.0, unit=2.0)}, Gains(1.0, 1.0, 0.0, memory=0.0))
+        >>> kept = Constraints([], {"judge": Level(6.0, unit=2.0)}, Gains(1.0, 1.0, 0.0, memory=0.0, anticipation=0.0))
         >>> weighed = weigh_constraints({}, kept, torch.tensor([1.0, 3.0]), {"judge": torch.tensor([6.0, 2.0])})
         >>> weighed.kept["judge"].multiplier  # the mean is one unit below the level: 1 at once and 1 in this epoch
         2.0
@@ -107,7 +110,8 @@ def weigh_constraints(
 
     Source: Stooke et al. 2020 (Responsive Safety in Reinforcement Learning by PID Lagrangian Methods), algorithm 2 and
         section 5.2 (the division by one plus the multipliers); Tessler et al. 2019 (Reward Constrained Policy
-        Optimization), equation 10. Deviations: shortfalls in units of the signal's spread, and the ceiling.
+        Optimization), equation 10. Deviations: shortfalls in units of the signal's spread, the ceiling, and the
+        anticipation.
     """
     differences, spread = remember_differences(state.get("differences", []), scores)
     after: dict[str, Any] = {"differences": differences}
@@ -243,11 +247,13 @@ def reward_measure(rewards: Mapping[str, RewardFunction], *, batch_size: int = 8
 
 def _respond(before: Mapping[str, float], shortfall: float, gains: Gains) -> tuple[dict[str, float], float]:
     """Turn one more shortfall into what is remembered, and a multiplier."""
-    integral = min(gains.limit, max(0.0, before.get("integral", 0.0) + gains.integral * shortfall))
-    last = before.get("averaged", shortfall)
+    last, summed = before.get("averaged", shortfall), before.get("integral", 0.0)
     averaged = gains.memory * last + (1 - gains.memory) * shortfall
-    answer = gains.proportional * averaged + integral + gains.derivative * max(0.0, averaged - last)
-    return {"integral": integral, "averaged": averaged}, min(gains.limit, max(0.0, answer))
+    answer = gains.proportional * (averaged + gains.anticipation) + gains.derivative * max(0.0, averaged - last)
+    # A signal that is far above its level for long must not use up what answers its fall in time.
+    floor = -gains.proportional * gains.anticipation if answer + summed > 0 else min(0.0, summed)
+    integral = min(gains.limit, max(floor, summed + gains.integral * shortfall))
+    return {"integral": integral, "averaged": averaged}, min(gains.limit, max(0.0, answer + integral))
 
 
 def _checked(name: str, signal: Tensor) -> Tensor:
