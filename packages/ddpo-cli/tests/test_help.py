@@ -69,7 +69,20 @@ def test_python_dash_m_is_the_command():
     assert done.stdout == f"ddpo {__version__}\n"
 
 
-COMMANDS = ("train", "sample", "eval", "score", "probe", "rewards", "runs", "config", "presets", "prompts")
+COMMANDS = (
+    "train",
+    "sample",
+    "eval",
+    "export",
+    "score",
+    "probe",
+    "rewards",
+    "runs",
+    "config",
+    "doctor",
+    "presets",
+    "prompts",
+)
 
 
 def examples_of(text: str) -> list[list[str]]:
@@ -121,7 +134,10 @@ def options_of_train() -> dict[str, str]:
 
 
 def test_every_option_of_train_is_a_key_of_the_configuration_or_says_where_the_run_is():
-    about_the_run = {"run", "preset", "config", "output", "resume", "force", "dry_run", "set", "debug", "help"}
+    about_the_run = {
+        "run", "preset", "config", "output", "resume", "force", "dry_run", "set", "debug", "help", "quiet", "json",
+        "pictures",
+    }  # fmt: skip
     assert {name.replace("__", ".") for name in set(options_of_train()) - about_the_run} <= set(keys())
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddpo_core import DDPOError, evaluate, image_grid, toy
+from ddpo_core import DDPOError, Evaluation, as_prompt_set, evaluate, image_grid, toy
 
 
 def test_equal_parameters_give_equal_images_and_others_do_not():
@@ -40,3 +40,14 @@ def test_a_grid_holds_the_pixels_it_was_given():
 
 def test_a_grid_is_no_wider_than_its_images():
     assert image_grid(torch.zeros(2, 3, 4, 4), columns=8, gap=0).size == (8, 4)
+
+
+def test_a_notebook_shows_the_scores_and_the_images_with_their_prompts_escaped():
+    prompts = as_prompt_set([f"<b>{number}</b>" for number in range(18)])
+    shown = Evaluation(torch.zeros(18, 3, 8, 8), torch.arange(18.0), {}, prompts, tuple(range(18)))._repr_html_()
+    assert shown.count("data:image/png;base64,") == 16
+    assert '<td style="text-align:left">8.5 ± 5.2</td>' in shown  # the mean of 0 to 17; their variance is 323 / 12
+    assert "&lt;b&gt;17&lt;/b&gt;: 17" not in shown
+    assert 'alt="&lt;b&gt;15&lt;/b&gt;: 15"' in shown
+    assert "and 2 more" in shown
+    assert "<b>1</b>" not in shown

@@ -1,7 +1,13 @@
 """What a run leaves for others: weights for diffusers, and a card that says what they are."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -9,8 +15,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from ddpo_core import DDPOError
 from ddpo_core.runs.config import run_config
-from ddpo_core.runs.export import reward_curve
+from ddpo_core.runs.events import Epoch
+from ddpo_core.runs.export import export_run, reward_curve
 from ddpo_core.runs.loop import train
 
 QUICK = {
@@ -80,3 +88,113 @@ def test_the_usage_on_the_card_draws_what_it_says(trained, monkeypatch, tmp_path
 def test_the_curve_has_a_point_for_every_epoch():
     rows = [{"queries": 64 * epoch, "reward_mean": float(epoch), "reward_std": 0.5} for epoch in (1, 2, 3)]
     assert reward_curve(rows, "t").size == (720, 400)
+
+
+def test_what_is_exported_is_what_the_run_left_and_says_what_it_is(trained, tmp_path):
+    folder, kind = trained
+    left = folder / "run" / ("lora" if kind == "lora" else "model")
+    done = export_run(folder / "run", output=tmp_path / "mine")
+    assert (done.epoch, done.kind, done.run) == (1, kind, folder / "run")
+    for file in sorted(path.relative_to(left) for path in left.rglob("*") if path.is_file()):
+        if file.suffix != ".safetensors":  # whose head is written in any order
+            assert (done.folder / file).read_bytes() == (left / file).read_bytes(), file
+            continue
+        exported, before = load_file(done.folder / file), load_file(left / file)
+        assert exported.keys() == before.keys()
+        assert all((exported[name] == before[name]).all() for name in before)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    with pytest.raises(DDPOError, match="exists already"):
+        export_run(folder / "run", output=tmp_path / "mine")
+
+
+def test_a_lora_is_added_to_the_weights_of_the_model(trained, tmp_path):
+    folder, kind = trained
+    if kind == "unet":
+        with pytest.raises(DDPOError, match="of which there is no LoRA"):
+            export_run(folder / "run", weights="lora")
+        return
+    done = export_run(folder / "run/checkpoints/epoch-000001", weights="full", output=tmp_path / "whole")
+    base, merged = (
+        load_file(place / "unet/diffusion_pytorch_model.safetensors") for place in (folder / "tiny", done.folder)
+    )
+    trained_on = load_file(folder / "run/checkpoints/epoch-000001/params.safetensors")
+    changed = {name for name in base if not (base[name] == merged[name]).all()}
+    assert len(changed) == len(trained_on) // 2
+    for name in changed:  # W + scale * B A, where the scale is alpha / rank = 8 / 2
+        layer = name.removesuffix(".weight")
+        low, high = (trained_on[f"{layer}.lora_{part}.default.weight"] for part in ("A", "B"))
+        np.testing.assert_allclose(merged[name].numpy(), (base[name] + 4 * high @ low).numpy(), atol=1e-6)
+    assert "A LoRA added to the UNet" in (done.folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_run_that_was_broken_off_is_exported_at_any_epoch_that_is_saved(trained, tmp_path):
+    folder, kind = trained
+    if kind == "unet":
+        pytest.skip("how the run ended makes no difference to what is trained")
+    given = {**QUICK, "model": str(folder / "tiny"), "lora_rank": 2, "epochs": 9, "sample_every": 1}
+    run = tmp_path / "run"
+    epochs = (event for event in train(run_config(given), brightness, output=run) if isinstance(event, Epoch))
+    list(islice(epochs, 2))
+    epochs.close()
+    assert export_run(run).epoch == 2
+    done = export_run(run, epoch=1)
+    card = (done.folder / "README.md").read_text(encoding="utf-8")
+    assert "This model was not compared with its base." in card
+    assert "![Samples after 1 epochs](epoch-0001.png)" in card
+    assert (done.folder / "epoch-0001.png").is_file()
+    for epoch, reason in ((7, "epoch 7 of .* is not saved; there are: 1, 2"), ("best", "has no best epoch")):
+        with pytest.raises(DDPOError, match=reason):
+            export_run(run, epoch=epoch)
+    with pytest.raises(DDPOError, match="is a checkpoint, and so one epoch"):
+        export_run(run / "checkpoints/epoch-000001", epoch="last")
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as an upload of small files asks for."""
+
+    def do_POST(self):
+        said = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked.append((self.path, said))
+        sent = json.loads(said) if self.path.endswith(("create", "main")) and "commit" not in self.path else {}
+        files = [{"path": file["path"], "uploadMode": "regular"} for file in sent.get("files", [])]
+        oid = "0" * 40
+        answer = {"url": "http://hub/me/mine", "id": "me/mine", "files": files, "errors": [], "warnings": [],
+                  "commitUrl": f"http://hub/me/mine/commit/{oid}", "commitOid": oid}  # fmt: skip
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+def test_a_folder_is_pushed_to_the_hub(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("# mine\n")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.asked = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    told = {"HF_ENDPOINT": address, "HF_TOKEN": "hf_nobody", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
+    program = (
+        "import sys\nfrom ddpo_core import DDPOError\nfrom ddpo_core.runs.export import push_to_hub\n"
+        "print(push_to_hub(sys.argv[1], 'me/mine', private=True))\n"
+        "try:\n    push_to_hub(sys.argv[1], 'not a name', private=True)\n"
+        "except DDPOError as error:\n    print(error)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "mine")]
+    done = subprocess.run(command, env=os.environ | told, capture_output=True, text=True)
+    server.shutdown()
+    server.server_close()
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.endswith("me/mine")
+    assert "cannot be pushed to 'not a name': HFValidationError" in second
+    paths = [path for path, _ in server.asked]
+    assert paths[0] == "/api/repos/create"
+    assert json.loads(server.asked[0][1])["private"] is True
+    (commit,) = [said for path, said in server.asked if "/commit/" in path]
+    assert [json.loads(line)["key"] for line in commit.splitlines()] == ["header", "file"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from ddpo_core import DDPOError
 from ddpo_core.runs.config import run_config, to_toml
@@ -142,3 +143,18 @@ def test_a_run_that_is_trained_is_not_deleted():
         with pytest.raises(DDPOError, match="a process trains 'runs/a' at this moment"):
             refuse_removal(run)
     refuse_removal(run)
+
+
+def test_a_notebook_shows_what_is_known_of_a_run_and_its_last_pictures():
+    run = make_run("a<b>", ended=False)
+    shown = open_run(run)._repr_html_()
+    assert "a&lt;b&gt;" in shown
+    assert "interrupted" in shown
+    assert "data:image" not in shown  # there is no standard deviation to draw, and nothing was drawn
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"epoch": 4, "queries": 256, "reward_mean": 0.5, "reward_std": 0.1}) + "\n")
+    (run / "samples").mkdir()
+    Image.new("RGB", (4, 4)).save(run / "samples/epoch-0002.png")
+    shown = open_run(run)._repr_html_()
+    assert shown.count("data:image/png;base64,") == 2
+    assert "Samples: epoch-0002.png" in shown

@@ -3,13 +3,23 @@
 import csv
 import inspect
 import json
+from html import escape
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ddpo_rewards import Reward, RewardError, get_reward, load_registry
-from ddpo_rewards.probes import builtin_set, contact_sheet, probe, to_json, to_markdown, write_report
+from ddpo_rewards.probes import (
+    builtin_set,
+    conclusion,
+    contact_sheet,
+    outcome_rows,
+    probe,
+    to_json,
+    to_markdown,
+    write_report,
+)
 from ddpo_rewards.references import import_attribute
 from ddpo_rewards.weights import tree_sha256
 
@@ -122,3 +132,11 @@ def test_an_empty_folder_is_filled(report, tmp_path):
     write_report(report, tmp_path)
     with Image.open(tmp_path / "contact_sheet.png") as sheet:
         assert sheet.format == "PNG"
+
+
+def test_a_notebook_shows_the_verdict_the_answers_and_what_was_done_to_a_picture(report):
+    shown = report._repr_html_()
+    assert escape(conclusion(report)) in shown
+    assert all(escape(row["answer"]) in shown for row in outcome_rows(report))
+    cells = {arm.cell for suite in report.suites for arm in suite.arms if arm.score is None and arm.prompt_rows is None}
+    assert shown.count("data:image/png;base64,") >= 1 + len(cells)

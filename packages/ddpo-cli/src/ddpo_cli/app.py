@@ -4,7 +4,21 @@ from typing import Annotated
 
 import typer
 
-from ddpo_cli import __version__, config, evaluate, presets, probe, prompts, rewards, runs, sample, score, train
+from ddpo_cli import (
+    __version__,
+    config,
+    doctor,
+    evaluate,
+    export,
+    presets,
+    probe,
+    prompts,
+    rewards,
+    runs,
+    sample,
+    score,
+    train,
+)
 from ddpo_cli.errors import Debug, readable
 
 HELP = """
@@ -62,8 +76,10 @@ def _main(
 app.command("train", cls=train.TrainCommand, epilog=train.EPILOG)(readable(train.train))
 app.command("sample", epilog=sample.EPILOG)(readable(sample.sample))
 app.command("eval", epilog=evaluate.EPILOG)(readable(evaluate.evaluate))
+app.command("export", epilog=export.EPILOG)(readable(export.export))
 app.command("score", epilog=score.EPILOG)(readable(score.score))
 app.command("probe", epilog=probe.EPILOG)(readable(probe.probe))
+app.command("doctor", epilog=doctor.EPILOG)(readable(doctor.doctor))
 app.add_typer(rewards.app, name="rewards")
 app.add_typer(runs.app, name="runs")
 app.add_typer(config.app, name="config")

@@ -1,9 +1,10 @@
 """`ddpo train`: finetune a diffusion model with a reward."""
 
-from collections.abc import Generator, Iterator, Mapping
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 from typer.core import TyperCommand
@@ -11,7 +12,8 @@ from typer.core import TyperCommand
 from ddpo_cli import completion
 from ddpo_cli.errors import CLIError, describe, is_user_error, process_rank
 from ddpo_cli.presets import list_presets, read_preset
-from ddpo_cli.ui.console import foreign_output, messages, say, tell
+from ddpo_cli.ui.console import foreign_output, messages, say, tell, to_json
+from ddpo_cli.ui.inline import Pictures, known_pictures
 from ddpo_cli.ui.numbers import duration, moved
 from ddpo_cli.ui.progress import loading
 
@@ -127,6 +129,23 @@ def train(
         bool,
         typer.Option("--resume", help="Go on with RUN, or with the last run in runs/.", rich_help_panel=_THE_RUN),
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say only errors and the path of the run.", rich_help_panel=_THE_RUN)
+    ] = False,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print every event as a JSON object to stdout, and nothing else.", rich_help_panel=_THE_RUN
+        ),
+    ] = False,
+    pictures: Annotated[
+        Pictures,
+        typer.Option(
+            metavar="HOW",
+            help="Samples in the terminal: auto (where it is known to show them), none, kitty, iterm or sixel.",
+            rich_help_panel=_THE_RUN,
+        ),
+    ] = Pictures.auto,
     force: Annotated[
         bool,
         typer.Option("--force", help="With --resume: let other options change the run.", rich_help_panel=_THE_RUN),
@@ -148,15 +167,21 @@ def train(
         raise CLIError("--resume goes on with a run as it is; leave out --output, --config and --preset")
     if force and not resume:
         raise CLIError("--force changes the options of a resumed run; add --resume, or leave it out")
+    exclusive = [name for name, given in (("--quiet", quiet), ("--json", json), ("--dry-run", dry_run)) if given]
+    if len(exclusive) > 1:
+        raise CLIError(f"got {' and '.join(exclusive)}; give one of them")
     from ddpo_cli.train_options import as_table
 
     said = as_table(flags, set or ())
-    wanted = resumed_config(run, said, force=force) if resume else new_config(said, config, preset)
+    note = _say_nothing if quiet or json else say
+    wanted = resumed_config(run, said, force=force) if resume else new_config(said, config, preset, note=note)
     if not dry_run:
-        with foreign_output():
-            finished = _train(wanted, run if resume else output, resume=resume)
-        if finished is not None:
-            _conclude(finished, wanted)
+        with foreign_output() as data:
+            report = _printed_as_json(data) if json else _say_nothing
+            kind = None if quiet or json else known_pictures(os.environ) if pictures is Pictures.auto else pictures
+            finished = _train(wanted, run if resume else output, resume=resume, pictures=kind, report=report)
+        if finished is not None and not json:
+            _conclude(finished, wanted, say=note)
             tell(str(finished.run))
     elif process_rank() == 0:
         from ddpo_cli.plan import print_plan
@@ -164,8 +189,13 @@ def train(
         print_plan(wanted)
 
 
-def new_config(said: Mapping[str, Any], file: Path | None, preset: str | None) -> "RunConfig":
-    """Return the configuration of a new run: the defaults, a preset, a file and flags, each over those before it."""
+def new_config(
+    said: Mapping[str, Any], file: Path | None, preset: str | None, *, note: Callable[[str], None] = say
+) -> "RunConfig":
+    """Return the configuration of a new run: the defaults, a preset, a file and flags, each over those before it.
+
+    What a preset or a file says in vain is told to `note`.
+    """
     from ddpo_core import DDPOError
     from ddpo_core.runs.config import left_out, read_toml, run_config
 
@@ -184,7 +214,7 @@ def new_config(said: Mapping[str, Any], file: Path | None, preset: str | None) -
         unused = left_out(wanted, table or {})
         if unused and process_rank() == 0:
             options = ", ".join(unused)
-            say(f"{source}: what it says of {options} is left out, since the run has no use for it")
+            note(f"{source}: what it says of {options} is left out, since the run has no use for it")
     return wanted
 
 
@@ -205,6 +235,17 @@ def resumed_config(run: Path | None, said: Mapping[str, Any], *, force: bool) ->
     return wanted
 
 
+def _say_nothing(_: object) -> None:
+    """Keep it to oneself."""
+
+
+def _printed_as_json(data: TextIO) -> "Callable[[Event], None]":
+    """Return what prints an event as a line of JSON to `data`."""
+    from ddpo_core.runs.events import as_record
+
+    return lambda event: tell(to_json(as_record(event)), file=data)
+
+
 def _fault(said: Mapping[str, Any], stored: Mapping[str, Any] | None, task: Mapping[str, Any] | None) -> str:
     """Return what is wrong with flags or a configuration file by themselves, in words; nothing where they are right."""
     from ddpo_core import DDPOError
@@ -217,11 +258,21 @@ def _fault(said: Mapping[str, Any], stored: Mapping[str, Any] | None, task: Mapp
     return ""
 
 
-def _train(config: "RunConfig", place: Path | None, *, resume: bool) -> "Finished | None":
-    """Show the events of a run as they come; returns the last, or None on a process that only helps another."""
+def _train(
+    config: "RunConfig",
+    place: Path | None,
+    *,
+    resume: bool,
+    pictures: Pictures | None,
+    report: "Callable[[Event], None]",
+) -> "Finished | None":
+    """Show the events of a run as they come, with pictures as the terminal takes them, and report them.
+
+    Where `pictures` is None, nothing is shown. Returns the last event, or None on a process that only helps another.
+    """
     from ddpo_cli.interrupts import handled
     from ddpo_cli.setup import judges
-    from ddpo_cli.ui.live import View, shown
+    from ddpo_cli.ui.live import View, shown, silent
     from ddpo_core import processes_from_environment
     from ddpo_core.runs import loop
     from ddpo_core.runs.events import Finished
@@ -233,11 +284,15 @@ def _train(config: "RunConfig", place: Path | None, *, resume: bool) -> "Finishe
     with processes_from_environment() as processes:
         if place is not None and not resume and processes.is_writer:
             refuse_used(place)
-        with loading(f"Loading {config.model}") if processes.is_writer else nullcontext():
+        is_shown = processes.is_writer and pictures is not None
+        with loading(f"Loading {config.model}") if is_shown else nullcontext():
             scored, parts = judges(config), load_parts(config)
         view = View(f"ddpo train · {' + '.join(config.reward)} · {config.model}", config.epochs)
-        screen = shown(view, messages()) if processes.is_writer else nullcontext()
-        with screen, handled(view.print_news) as interrupts:
+        screen = silent(view) if pictures is None else shown(view, messages(), pictures=pictures)
+        with (
+            screen if processes.is_writer else nullcontext(),
+            handled(view.print_news if is_shown else say) as interrupts,
+        ):
             options: dict[str, Any] = {
                 "held_out": scored.held_out,
                 "kept": scored.kept,
@@ -255,6 +310,7 @@ def _train(config: "RunConfig", place: Path | None, *, resume: bool) -> "Finishe
             try:
                 for event in events:
                     view.show(event)
+                    report(event)
                     finished = event if isinstance(event, Finished) else finished
             except BaseException as error:
                 told = _with_whereabouts(error, events)
@@ -292,7 +348,7 @@ def _with_whereabouts(error: BaseException, events: "Iterator[Event]") -> BaseEx
     return error
 
 
-def _conclude(finished: "Finished", config: "RunConfig") -> None:
+def _conclude(finished: "Finished", config: "RunConfig", *, say: Callable[[str], None]) -> None:
     """Say what came of a run, where things are, and how to go on."""
     from ddpo_core.checkpoint import checkpoint_path
 

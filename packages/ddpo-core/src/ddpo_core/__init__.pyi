@@ -9,6 +9,7 @@ from ddpo_core.checkpoint import checkpoint_path as checkpoint_path
 from ddpo_core.checkpoint import latest_checkpoint as latest_checkpoint
 from ddpo_core.checkpoint import list_checkpoints as list_checkpoints
 from ddpo_core.checkpoint import load_checkpoint as load_checkpoint
+from ddpo_core.checkpoint import load_leaves as load_leaves
 from ddpo_core.checkpoint import prune_checkpoints as prune_checkpoints
 from ddpo_core.checkpoint import rewind_checkpoints as rewind_checkpoints
 from ddpo_core.checkpoint import save_checkpoint as save_checkpoint
@@ -24,6 +25,7 @@ from ddpo_core.constraints import measure_base as measure_base
 from ddpo_core.constraints import reward_measure as reward_measure
 from ddpo_core.constraints import weigh_constraints as weigh_constraints
 from ddpo_core.diffusion.export import save_lora as save_lora
+from ddpo_core.diffusion.export import save_merged as save_merged
 from ddpo_core.diffusion.export import save_pipeline as save_pipeline
 from ddpo_core.diffusion.models import load_policy as load_policy
 from ddpo_core.diffusion.models import stable_diffusion_policy as stable_diffusion_policy

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -27,11 +27,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ddpo_core.errors import CheckpointError, DDPOError
-from ddpo_core.types import Optimizer, Policy, TrainState
+from ddpo_core.types import Optimizer, OptState, Params, Policy, TrainState
 
 _FORMAT = 4
 _PARAMS, _OPTIMIZER, _STATE = "params.safetensors", "optimizer.safetensors", "state.json"
 _NAME = re.compile(r"epoch-(\d{6,})|\.epoch-(\d{6,})\.old")
+
+
+class Leaves(NamedTuple):
+    """The tensors of a checkpoint, and what a LoRA among them is scaled by."""
+
+    params: Params
+    opt_state: OptState
+    lora_scale: float | None
 
 
 def save_checkpoint(run: str | os.PathLike[str], state: TrainState, policy: Policy) -> Path:
@@ -87,24 +95,33 @@ def load_checkpoint(path: str | os.PathLike[str], policy: Policy, optimizer: Opt
         >>> load_checkpoint(saved, policy, optimizer).seed
         3
     """
-    target = Path(path)
-    folder = _old(target) if _old(target).is_dir() and not target.exists() else target
-    if not folder.is_dir():
-        raise CheckpointError(f"checkpoint {str(folder)!r} does not exist")
-    try:
-        saved = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        _check_digests(folder, saved)
+    with _opened(path) as (folder, saved):
         _check_model(folder, saved, policy)
         params = _load_like(folder / _PARAMS, policy.params)
         opt_state = _load_like(folder / _OPTIMIZER, optimizer.init(policy.params))
         remembered, constraints = saved["objective_state"], saved["constraint_state"]
         return TrainState(params, opt_state, remembered, saved["seed"], saved["epoch"], saved["queries"], constraints)
-    except CheckpointError:
-        raise
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {str(folder)!r} cannot be read: {reason(error)}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError):
-        raise CheckpointError(f"checkpoint {str(folder)!r} is damaged: go on from an earlier one") from None
+
+
+def load_leaves(path: str | os.PathLike[str]) -> Leaves:
+    """Read the tensors of a checkpoint, on the CPU, without the model that they belong to.
+
+    Args:
+        path: The folder of a checkpoint.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing or damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from ddpo_core import adamw, init, toy
+        >>> policy = toy.policy()
+        >>> saved = save_checkpoint(tempfile.mkdtemp(), init(policy, adamw(1e-3), seed=3), policy)
+        >>> load_leaves(saved).params.keys() == policy.params.keys()
+        True
+    """
+    with _opened(path) as (folder, saved):
+        return Leaves(load_file(folder / _PARAMS), load_file(folder / _OPTIMIZER), saved["lora_scale"])
 
 
 def checkpoint_path(run: str | os.PathLike[str], epoch: int) -> Path:
@@ -267,6 +284,25 @@ def flush(path: Path) -> None:
 def reason(error: BaseException) -> str:
     """Say in a few words what went wrong with a file."""
     return getattr(error, "strerror", None) or str(error).splitlines()[0]
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Find a checkpoint, check that it is whole, and say of whatever is wrong inside the block which one it is."""
+    target = Path(path)
+    folder = _old(target) if _old(target).is_dir() and not target.exists() else target
+    if not folder.is_dir():
+        raise CheckpointError(f"checkpoint {str(folder)!r} does not exist")
+    try:
+        saved = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        _check_digests(folder, saved)
+        yield folder, saved
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {str(folder)!r} cannot be read: {reason(error)}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+        raise CheckpointError(f"checkpoint {str(folder)!r} is damaged: go on from an earlier one") from None
 
 
 def _settle(target: Path) -> None:

@@ -1,6 +1,7 @@
 """Looking at a policy: the same prompts and the same noise, before and after."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,10 +10,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from ddpo_core.html import html_facts, html_picture
 from ddpo_core.prompts import PromptSet, as_prompt_set, pick_prompts
 from ddpo_core.rewards import join_info, score_images
 from ddpo_core.sampling import sample_images
 from ddpo_core.types import Params, Policy, Progress, RewardFunction
+
+_SHOWN, _TILE = 16, 128  # in a notebook: how many, and how many pixels wide
 
 
 class Evaluation(NamedTuple):
@@ -23,6 +27,19 @@ class Evaluation(NamedTuple):
     info: Mapping[str, Sequence[Any]]
     prompts: PromptSet
     seeds: tuple[int, ...]
+
+    def _repr_html_(self) -> str:
+        """Show the mean score and the first images in a notebook."""
+        deviation = self.scores.double().std(correction=0).item()
+        facts = {"mean score": f"{self.scores.double().mean().item():.4g} ± {deviation:.2g}"}
+        scores = self.scores.tolist()
+        tiles = [
+            html_picture(_png(image), f"{prompt}: {score:.4g}", width=_TILE)
+            for image, prompt, score in zip(self.images[:_SHOWN], self.prompts.prompts, scores, strict=False)
+        ]
+        more = len(scores) - len(tiles)
+        rest = f"<p>and {more} more</p>" if more else ""
+        return f"{html_facts(f'{len(scores)} images', facts)}{''.join(tiles)}{rest}"
 
 
 def evaluate(
@@ -96,3 +113,12 @@ def image_grid(images: Float[Tensor, "batch 3 height width"], *, columns: int, g
         corner = (place % columns * (width + gap), place // columns * (height + gap))
         grid.paste(Image.fromarray(np.ascontiguousarray(image)), corner)
     return grid
+
+
+def _png(image: Float[Tensor, "3 height width"]) -> bytes:
+    """Return a picture of at most twice the pixels that a notebook shows."""
+    pixels = image.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    picture, buffer = Image.fromarray(np.ascontiguousarray(pixels)), BytesIO()
+    picture.thumbnail((2 * _TILE, 2 * _TILE))
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()

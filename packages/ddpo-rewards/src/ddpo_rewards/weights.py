@@ -75,6 +75,29 @@ def find_model(model: str, revision: str | None = None, *, published: Weight | N
     return fetch(Weight(source=f"hf://{model}", revision=revision))
 
 
+def find_cached(weight: Weight) -> Path | None:
+    """Where these weights are on this machine, nothing checked; None where `fetch` would have to download them.
+
+    Example:
+        >>> find_cached(Weight(source="https://example.org/nothing", filename="head.pth"))
+    """
+    if not weight.source.startswith(_HUB):
+        return path if (path := _address_path(weight)).exists() else None
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    repository = weight.source.removeprefix(_HUB)
+    if weight.filename:
+        found = try_to_load_from_cache(repository, weight.filename, revision=weight.revision)
+        return Path(found) if isinstance(found, str) else None
+    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots"
+    return next(snapshots.glob(weight.revision or "*"), None)
+
+
+def is_offline() -> bool:
+    """Whether `HF_HUB_OFFLINE` forbids downloads."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE
+
+
 def describe_pin(weight: Weight) -> str:
     """How the bytes of these weights are pinned on this machine, for a person.
 
@@ -165,7 +188,7 @@ def _from_hub(weight: Weight, download: Callable[[], str]) -> Path:
         return Path(download())
     # The hub's client raises its own errors, those of its HTTP library and OSErrors; all mean "no weights".
     except Exception as error:
-        offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE
+        offline = is_offline()
         what = f"{weight.source.removeprefix(_HUB)} {weight.filename}".strip()
         if offline:
             raise RewardError(f"{what} is not in the hub's cache and HF_HUB_OFFLINE is set; unset it once") from error
@@ -177,9 +200,9 @@ def _from_hub(weight: Weight, download: Callable[[], str]) -> Path:
 
 def _fetch_address(weight: Weight, _: str | None) -> tuple[Path, None]:
     """Download aside, check, then rename: a file under its final name is whole, but is checked again all the same."""
-    target = cache_folder() / (weight.sha256 or _digest_of(weight.source))[:16] / weight.filename
+    target = _address_path(weight)
     if not target.exists():
-        if os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
+        if is_offline():
             raise RewardError(
                 f"{weight.filename} is not at {target} and HF_HUB_OFFLINE is set; "
                 f"unset it once, or put the file of {weight.source} there"
@@ -188,6 +211,10 @@ def _fetch_address(weight: Weight, _: str | None) -> tuple[Path, None]:
     elif weight.sha256 and _remembered_sha256(target) != weight.sha256:
         raise RewardError(f"{target} is damaged: its sha256 is not {weight.sha256}; delete it to download it anew")
     return target, None
+
+
+def _address_path(weight: Weight) -> Path:
+    return cache_folder() / (weight.sha256 or _digest_of(weight.source))[:16] / weight.filename
 
 
 def _download(weight: Weight, target: Path) -> None:

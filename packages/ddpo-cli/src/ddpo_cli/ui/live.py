@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event as Signal
+from threading import Thread
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,10 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ddpo_cli.ui.console import plain, printable
+from ddpo_cli.ui.inline import InlinePicture, Pictures
 from ddpo_cli.ui.numbers import duration, percent, sparkline
 from ddpo_core.gaming.rule import Verdict
 from ddpo_core.runs.events import Drawn, Epoch, Event, Finished, Noted, Saved, Started
 from ddpo_core.types import Kept
+
+HEARTBEAT = 60.0
+"""Seconds of silence after which a line says what is being done, away from a terminal."""
 
 STYLES = {"ok": "green", "warning": "yellow", "hacked": "bold red"}
 
@@ -39,6 +45,8 @@ class View:
     print_line: Callable[[str], None] = print
     """Where a line per epoch goes: nowhere on a terminal."""
     print_news: Callable[[str], None] = print
+    show_picture: Callable[[Path, str], None] = lambda path, caption: None
+    """Shows a picture where the terminal can."""
     refresh: Callable[[], object] = lambda: None
     """Draws the screen now; away from a terminal there is none."""
 
@@ -59,6 +67,7 @@ class View:
                 self.print_news(event.text)
             case Drawn():
                 self.picture = event.picture
+                self.show_picture(event.picture, f"epoch {event.epoch}: mean reward {event.reward_mean:.4g} of these")
                 if event.epoch == 0:
                     folder = event.picture.parent
                     self.print_line(f"before training: mean reward {event.reward_mean:.4g}, images in {folder}")
@@ -80,17 +89,40 @@ class View:
 
 
 @contextmanager
-def shown(view: View, console: Console) -> Iterator[View]:
-    """Show `view` while the block runs: live where `console` is a terminal, else one line per epoch."""
-    view.print_news = lambda line: console.print(plain(line), soft_wrap=True)
+def shown(
+    view: View, console: Console, *, pictures: Pictures = Pictures.none, heartbeat: float = HEARTBEAT
+) -> Iterator[View]:
+    """Show `view` while the block runs: live where `console` is a terminal, else one line per epoch.
+
+    Where nobody has seen a line for `heartbeat` seconds, one says what is being done.
+    """
+
+    def print_news(line: str) -> None:
+        console.print(plain(line), soft_wrap=True)
+
+    def show_picture(path: Path, caption: str) -> None:
+        columns, rows = console.width - 2, max(6, min(console.height // 2, 24))
+        console.print(InlinePicture(path, pictures, columns, rows), crop=False)
+        print_news(caption)
+
+    view.print_news = print_news
     if not console.is_terminal or console.is_dumb_terminal:
-        view.print_line = view.print_news
-        yield view
+        with _beating(view, heartbeat):
+            yield view
         return
     view.print_line = lambda line: None
+    if pictures is not Pictures.none:
+        view.show_picture = show_picture
     with Live(console=console, get_renderable=lambda: panel(view), refresh_per_second=5, transient=False) as live:
         view.refresh = live.refresh
         yield view
+
+
+@contextmanager
+def silent(view: View) -> Iterator[View]:
+    """Show nothing of `view` while the block runs."""
+    view.print_line = view.print_news = lambda line: None
+    yield view
 
 
 def panel(view: View) -> RenderableType:
@@ -113,6 +145,17 @@ def panel(view: View) -> RenderableType:
         facts.add_row("images", Text(printable(str(view.picture)), overflow="fold"))
     hint = Text("Ctrl-C writes a checkpoint and leaves; ddpo train --resume goes on", style="dim")
     return Panel(Group(facts, hint), title=plain(view.title, "bold"), title_align="left", border_style="cyan")
+
+
+def phase_line(view: View) -> str:
+    """Return what is being done now as one line.
+
+    >>> phase_line(View("t", 10, epoch=4, phase=("sampling", 8, 64), seconds_per_epoch=20.0))
+    'epoch 5/10: sampling 8/64, left 2:00'
+    """
+    name, done, total = view.phase
+    count = f" {done}/{total}" if total else ""
+    return f"epoch {min(view.epoch + 1, view.epochs)}/{view.epochs}: {name}{count}, left {time_left(view)}"
 
 
 def epoch_line(view: View) -> str:
@@ -177,6 +220,33 @@ def time_left(view: View) -> str:
     if view.seconds_per_epoch is None:
         return "…"
     return duration((view.epochs - view.epoch) * view.seconds_per_epoch)
+
+
+@contextmanager
+def _beating(view: View, seconds: float) -> Iterator[None]:
+    """Print every line of `view`, and what is being done where there has been none for so long."""
+    ended, news, lines = Signal(), view.print_news, 0
+
+    def told(line: str) -> None:
+        nonlocal lines
+        lines += 1
+        news(line)
+
+    def beat() -> None:
+        known = 0
+        while not ended.wait(seconds):
+            if lines == known:
+                told(phase_line(view))
+            known = lines
+
+    view.print_line = view.print_news = told
+    thread = Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _bar(left: str, done: int, total: int, right: str) -> RenderableType:

@@ -102,6 +102,46 @@ def save_pipeline(
     return target
 
 
+def save_merged(
+    path: str | os.PathLike[str],
+    lora: str | os.PathLike[str],
+    *,
+    model: str,
+    variant: str | None = None,
+    revision: str | None = None,
+) -> Path:
+    """Write a whole model whose UNet has a LoRA added to its weights: W + scale * B A, in float32.
+
+    Args:
+        path: The folder, which must not exist.
+        lora: The folder that `save_lora` wrote.
+        model: The model that the LoRA was trained on.
+        variant: As it was loaded; the folder is written without one.
+        revision: As it was loaded.
+
+    Returns:
+        The path of the folder.
+
+    Raises:
+        DDPOError: If the folder exists or cannot be written, or the LoRA is of another model.
+    """
+    target = Path(path)
+    if target.exists():
+        raise DDPOError(f"{str(target)!r} exists already: want a new folder for the model")
+    pipeline = load_pipeline(model, variant=variant, revision=revision)
+    try:
+        with complete_folder(target) as aside, quietly():
+            pipeline.load_lora_weights(str(lora))
+            pipeline.fuse_lora(components=["unet"])
+            pipeline.unload_lora_weights()
+            pipeline.save_pretrained(aside)
+    except (OSError, SafetensorError) as error:
+        raise DDPOError(f"the model cannot be written to {str(target)!r}: {reason(error)}") from None
+    except (RuntimeError, ValueError, KeyError) as error:  # shapes or names that this UNet does not have
+        raise DDPOError(f"{str(lora)!r} cannot be added to {model!r}: {reason(error)}") from None
+    return target
+
+
 def _described(layers: Params, scale: float) -> dict[str, object] | None:
     """Describe a scale other than 1; diffusers assumes 1 where nothing is said."""
     if scale == 1:

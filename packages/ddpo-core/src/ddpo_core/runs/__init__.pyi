@@ -25,11 +25,16 @@ from ddpo_core.runs.events import Finished as Finished
 from ddpo_core.runs.events import Noted as Noted
 from ddpo_core.runs.events import Saved as Saved
 from ddpo_core.runs.events import Started as Started
+from ddpo_core.runs.events import as_record as as_record
 from ddpo_core.runs.events import tqdm_progress as tqdm_progress
+from ddpo_core.runs.export import Export as Export
 from ddpo_core.runs.export import artefact_path as artefact_path
+from ddpo_core.runs.export import export_run as export_run
+from ddpo_core.runs.export import push_to_hub as push_to_hub
 from ddpo_core.runs.export import reward_curve as reward_curve
 from ddpo_core.runs.export import write_artefact as write_artefact
 from ddpo_core.runs.folder import ModelRecord as ModelRecord
+from ddpo_core.runs.folder import Scores as Scores
 from ddpo_core.runs.folder import evaluated_epoch as evaluated_epoch
 from ddpo_core.runs.folder import find_checkpoint as find_checkpoint
 from ddpo_core.runs.folder import find_run as find_run
@@ -37,6 +42,7 @@ from ddpo_core.runs.folder import find_runs as find_runs
 from ddpo_core.runs.folder import go_back as go_back
 from ddpo_core.runs.folder import is_run as is_run
 from ddpo_core.runs.folder import read_model_record as read_model_record
+from ddpo_core.runs.folder import read_scores as read_scores
 from ddpo_core.runs.folder import remove_run as remove_run
 from ddpo_core.runs.log import read_metrics as read_metrics
 from ddpo_core.runs.loop import resume as resume
@@ -55,7 +61,6 @@ from ddpo_core.runs.pictures import to_pil as to_pil
 from ddpo_core.runs.rescue import Rescue as Rescue
 from ddpo_core.runs.rescue import rescue_of as rescue_of
 from ddpo_core.runs.run import Run as Run
-from ddpo_core.runs.run import Scores as Scores
 from ddpo_core.runs.run import change_between as change_between
 from ddpo_core.runs.run import list_runs as list_runs
 from ddpo_core.runs.run import open_run as open_run

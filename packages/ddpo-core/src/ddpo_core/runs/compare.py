@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from ddpo_core.evaluation import Evaluation, evaluate
 from ddpo_core.prompts import PromptSet
 from ddpo_core.rewards import score_images
-from ddpo_core.runs.folder import BASE, BEFORE_AFTER, EVALUATION, SAMPLES, write_aside, write_text
+from ddpo_core.runs.folder import BASE, BEFORE_AFTER, EVALUATION, SAMPLES, Scores, write_aside, write_text
 from ddpo_core.runs.pictures import before_after, save_png, to_pil
 from ddpo_core.types import Params, Policy, Progress, RewardFunction
 
@@ -221,14 +222,20 @@ def save_pairs(
     write_text(folder / "eval.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_evaluation(run: Path, before: Evaluation, after: Evaluation, *, epoch: int) -> None:
-    """Write evaluation.json, which says that the run is finished with the model of `epoch`."""
+def scores_of(before: Evaluation, after: Evaluation, *, epoch: int) -> Scores:
+    """Return what evaluation.json says of two evaluations, where the model is that of `epoch`."""
+    first, second = (tuple(evaluation.scores.tolist()) for evaluation in (before, after))
+    return Scores(epoch, after.prompts.prompts, after.seeds, first, second)
+
+
+def write_scores(run: Path, scores: Scores) -> None:
+    """Write evaluation.json, which says that the run is finished."""
     record = {
-        "epoch": epoch,
-        "prompts": after.prompts.prompts,
-        "seeds": after.seeds,
-        "scores": {"before": before.scores.tolist(), "after": after.scores.tolist()},
-        "mean": {"before": mean_score(before), "after": mean_score(after)},
+        "epoch": scores.epoch,
+        "prompts": scores.prompts,
+        "seeds": scores.seeds,
+        "scores": {"before": scores.before, "after": scores.after},
+        "mean": {"before": fmean(scores.before), "after": fmean(scores.after)},
     }
     write_text(run / EVALUATION, json.dumps(record, indent=2) + "\n")
 

@@ -89,6 +89,45 @@ class Finished:
 Event: TypeAlias = Started | Noted | Drawn | Epoch | Saved | Finished
 
 
+def as_record(event: Event) -> dict[str, Any]:
+    """Return an event as plain JSON values: its name under `event`, and what it holds, paths as texts.
+
+    ::
+
+        started   run, epoch, queries, rewards, config
+        noted     text
+        drawn     epoch, reward_mean, picture
+        epoch     seconds, and all that metrics.jsonl says of the epoch
+        saved     epoch, path
+        finished  run, epoch, best, before, after, trained, seconds, artefact, pictures, halted (None, or why)
+
+    Keys are added, never changed or taken away.
+
+    Example:
+        >>> as_record(Saved(Path("run/checkpoints/epoch-000005")))
+        {'event': 'saved', 'epoch': 5, 'path': 'run/checkpoints/epoch-000005'}
+    """
+    match event:
+        case Started():
+            told: dict[str, Any] = {"rewards": list(event.rewards)}
+            told["config"] = event.config.model_dump(mode="json", exclude_none=True)
+            told = {"run": str(event.run), "epoch": event.epoch, "queries": event.queries, **told}
+        case Noted():
+            told = {"text": event.text}
+        case Drawn():
+            told = {"epoch": event.epoch, "reward_mean": event.reward_mean, "picture": str(event.picture)}
+        case Epoch():
+            told = {**event.row, "seconds": event.seconds}
+        case Saved():
+            told = {"epoch": int(event.path.name.removeprefix("epoch-")), "path": str(event.path)}
+        case Finished():
+            names = ("epoch", "best", "before", "after", "trained", "seconds")
+            told = {"run": str(event.run), **{name: getattr(event, name) for name in names}}
+            halted = event.halted and {"status": event.halted.status, "reason": event.halted.reason}
+            told |= {"halted": halted, "artefact": str(event.artefact), "pictures": str(event.pictures)}
+    return {"event": type(event).__name__.lower(), **told}
+
+
 def tqdm_progress(**options: Any) -> Progress:
     """Return a `progress` that shows each phase as a bar of tqdm, in a notebook or a terminal.
 

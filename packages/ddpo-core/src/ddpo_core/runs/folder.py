@@ -66,6 +66,17 @@ class ModelRecord(NamedTuple):
     """The best epoch by what is not optimised."""
 
 
+class Scores(NamedTuple):
+    """What evaluation.json says: the scores of the fixed prompts and seeds before and after, one per image."""
+
+    epoch: int
+    """The epoch whose model is the run's."""
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+
 def is_run(folder: Path) -> bool:
     """Whether `folder` is a run."""
     return (folder / CONFIG).is_file()
@@ -243,6 +254,19 @@ def evaluated_epoch(run: Path) -> int | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return epoch if isinstance(epoch, int) else None
+
+
+def read_scores(run: Path) -> Scores | None:
+    """Read evaluation.json; None where the run has not ended.
+
+    Raises:
+        ValueError, KeyError, TypeError: It is damaged.
+    """
+    if not (run / EVALUATION).is_file():
+        return None
+    read = json.loads((run / EVALUATION).read_text(encoding="utf-8"))
+    before, after = (tuple(map(float, read["scores"][name])) for name in ("before", "after"))
+    return Scores(int(read["epoch"]), tuple(read["prompts"]), tuple(read["seeds"]), before, after)
 
 
 def read_model_record(run: Path) -> ModelRecord:

@@ -4,27 +4,32 @@ run = open_run("runs/0001-jpeg_compressibility")
 print(run.status, run.epoch, run.rows[-1]["reward_mean"])
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ddpo_core.errors import DDPOError
+from ddpo_core.html import html_facts, html_picture
 from ddpo_core.runs.config import VERSIONS, RunConfig, flat_options, label, read_run_config, read_toml
 from ddpo_core.runs.folder import (
+    BEFORE_AFTER,
     CHECKPOINTS,
     CONFIG,
     EVALUATION,
     RUNS,
+    SAMPLES,
     ModelRecord,
+    Scores,
     find_run,
     find_runs,
     is_locked,
     last_written,
     read_model_record,
+    read_scores,
+    sample_path,
 )
 from ddpo_core.runs.log import METRICS, read_lines
 
@@ -32,17 +37,6 @@ if TYPE_CHECKING:  # which takes torch and numpy
     from ddpo_core.runs.compare import Comparison
 
 Status: TypeAlias = Literal["training", "finished", "ended early", "interrupted", "damaged"]
-
-
-class Scores(NamedTuple):
-    """What evaluation.json says: the scores of the fixed prompts and seeds before and after, one per image."""
-
-    epoch: int
-    """The epoch whose model is the run's."""
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    before: tuple[float, ...]
-    after: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -88,6 +82,28 @@ class Run:
     def rewards(self) -> tuple[float, ...]:
         """The mean reward of every epoch that has one."""
         return tuple(row["reward_mean"] for row in self.rows if isinstance(row.get("reward_mean"), int | float))
+
+    def _repr_html_(self) -> str:
+        """Show what a list says of the run, its reward over the queries, and its last pictures, in a notebook."""
+        from io import BytesIO
+
+        from ddpo_core.runs.export import reward_curve
+
+        parts = [html_facts(str(self.folder), {name: value for name, value in self.summary().items() if name != "run"})]
+        rows = [row for row in self.rows if {"queries", "reward_mean", "reward_std"} <= row.keys()]
+        if rows and self.config is not None:
+            buffer = BytesIO()
+            reward_curve(rows, " + ".join(self.config.reward)).save(buffer, "PNG")
+            parts.append(
+                html_picture(buffer.getvalue(), f"Mean reward of {len(rows)} epochs, and one standard deviation")
+            )
+        drawn = [
+            self.folder / SAMPLES / BEFORE_AFTER,
+            *(sample_path(self.folder, n) for n in range(self.epoch, -1, -1)),
+        ]
+        for picture in [path for path in drawn if path.is_file()][:1]:
+            parts.append(html_picture(picture.read_bytes(), f"Samples: {picture.name}"))
+        return "".join(parts)
 
     def summary(self) -> dict[str, Any]:
         """Return what a list of runs says of it, as JSON values; None where nothing is known."""
@@ -138,7 +154,7 @@ def open_run(folder: str | PathLike[str] | None = None) -> Run:
     except OSError as error:
         rows, torn = [], [f"{place / METRICS} cannot be read: {error.strerror}"]
     try:
-        scores = _read_scores(place / EVALUATION)
+        scores = read_scores(place)
     except (OSError, ValueError, KeyError, TypeError) as error:
         scores = None
         torn.append(f"{place / EVALUATION} is damaged: {error}")
@@ -194,14 +210,6 @@ def change_between(first: Run, second: Run) -> "Comparison | None":
     from ddpo_core.runs.compare import compare_scores
 
     return compare_scores(first.scores.after, second.scores.after, clusters=first.scores.prompts)
-
-
-def _read_scores(file: Path) -> Scores | None:
-    if not file.is_file():
-        return None
-    read = json.loads(file.read_text(encoding="utf-8"))
-    before, after = (tuple(map(float, read["scores"][name])) for name in ("before", "after"))
-    return Scores(int(read["epoch"]), tuple(read["prompts"]), tuple(read["seeds"]), before, after)
 
 
 def _saved_epochs(run: Path) -> tuple[int, ...]:

@@ -20,6 +20,8 @@ from ddpo_rewards.probes.core import (
     SuiteReport,
     Trial,
     Verdict,
+    conclusion,
+    outcome_rows,
     worst,
 )
 from ddpo_rewards.probes.pictures import builtin_set
@@ -27,8 +29,6 @@ from ddpo_rewards.probes.report import (
     CELL_COLUMNS,
     cell_rows,
     check_folder,
-    conclusion,
-    outcome_rows,
     pair_rows,
     to_json,
     to_markdown,

@@ -1,8 +1,11 @@
 """What a probe is, what it finds and what a report holds."""
 
-from collections.abc import Callable, Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from html import escape
+from io import BytesIO
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -24,6 +27,14 @@ class Verdict(StrEnum):
     robust = "robust"
     inconclusive = "inconclusive"
     susceptible = "susceptible"
+
+
+_TILE = 128  # in a notebook: pixels of a picture's width
+_MEANING = {
+    Verdict.robust: "nothing that was tried raises the score without making the picture better",
+    Verdict.inconclusive: "there are too few pictures to tell, or too few prompts; use more",
+    Verdict.not_applicable: "there was nothing to test",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,6 +177,53 @@ class ProbeReport:
     draws: int
     versions: Mapping[str, str]
 
+    def _repr_html_(self) -> str:
+        """Show the verdict, the answer of every test, and what was done to the first picture, in a notebook."""
+        title = f"{self.reward['id']}: {self.verdict.value.replace('_', ' ')}"
+        keys = ("question", "answer", "effect", "verdict")
+        left = 'style="text-align:left"'
+        lines = ([f"<td {left}>{escape(row[key])}</td>" for key in keys] for row in outcome_rows(self))
+        table = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
+        head = "".join(f"<th {left}>{key}</th>" for key in keys)
+        return (
+            f"<b>{escape(title)}</b><p>{escape(conclusion(self))}</p><table><tr>{head}</tr>{table}</table>"
+            f"{''.join(_figures(self))}"
+        )
+
+
+def conclusion(report: ProbeReport) -> str:
+    """What the verdict means, in the words of the tests that found it."""
+    if report.verdict is not Verdict.susceptible:
+        return _MEANING[report.verdict]
+    outcomes = [outcome for suite in report.suites for outcome in suite.findings.outcomes]
+    guilty = [outcome for outcome in outcomes if outcome.verdict is Verdict.susceptible]
+    return "; ".join(dict.fromkeys(outcome.finding or outcome.reason.rstrip(".") for outcome in guilty))
+
+
+def outcome_rows(report: ProbeReport) -> list[dict[str, Any]]:
+    """One row per test: what was asked, the answer in words, and the verdict."""
+    return [
+        {
+            "test": outcome.test,
+            "question": outcome.question,
+            "answer": outcome.reason,
+            "effect": effect_text(outcome),
+            "verdict": outcome.verdict.value.replace("_", " "),
+        }
+        for suite in report.suites
+        for outcome in suite.findings.outcomes
+    ]
+
+
+def effect_text(outcome: Outcome) -> str:
+    """The effect and its interval, as a person reads it."""
+    if outcome.effect is None:
+        return ""
+    value, low, high = outcome.effect
+    if outcome.unit == "share":
+        return f"{value:.0%} ({low:.0%} to {high:.0%})"
+    return f"{value:+z.2f} {outcome.unit} ({low:+z.2f} to {high:+z.2f})"
+
 
 def read_images(bases: BaseSet, rows: range) -> list[Image.Image]:
     """Some of the unchanged pictures as RGB images."""
@@ -193,3 +251,27 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
     """
     order = list(Verdict)
     return max(verdicts, key=order.index, default=Verdict.not_applicable)
+
+
+def _figures(report: ProbeReport) -> Iterator[str]:
+    """Show the first picture, and what one arm of every cell made of it, with their scores."""
+    (image,) = read_images(report.bases, range(1))
+    yield _figure(image, "unchanged", report.clean[0])
+    for suite in report.suites:
+        seen: set[str] = set()
+        for arm in suite.arms:
+            if arm.score is None and arm.prompt_rows is None and arm.cell not in seen:
+                seen.add(arm.cell)
+                yield _figure(arm.change(image, 0), arm.key, suite.scores[arm.key][0])
+
+
+def _figure(image: Image.Image, name: str, score: float) -> str:
+    small, buffer = image.copy(), BytesIO()
+    small.thumbnail((2 * _TILE, 2 * _TILE))
+    small.save(buffer, "PNG")
+    source, text = f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}", escape(f"{name}: {score:.4g}")
+    return (
+        f'<figure style="margin:4px;display:inline-block;vertical-align:top"><img src="{source}" alt="{text}" '
+        f'style="width:{_TILE}px;image-rendering:pixelated"><figcaption style="max-width:{_TILE}px;font-size:smaller">'
+        f"{text}</figcaption></figure>"
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ddpo_rewards.errors import RewardError
-from ddpo_rewards.probes.core import Cell, Estimate, Outcome, ProbeReport, SuiteReport, Verdict
+from ddpo_rewards.probes.core import Cell, Estimate, ProbeReport, SuiteReport, conclusion, outcome_rows
 from ddpo_rewards.probes.sheet import contact_sheet
 
 SCHEMA_VERSION = 2
@@ -22,11 +22,6 @@ CELL_COLUMNS = (
     "change_sd", "change_sd_low", "change_sd_high", "limit", "p", "q",
 )  # fmt: skip
 _DIGITS = 9  # significant; the last ones of a sum depend on the machine
-_MEANING = {
-    Verdict.robust: "nothing that was tried raises the score without making the picture better",
-    Verdict.inconclusive: "there are too few pictures to tell, or too few prompts; use more",
-    Verdict.not_applicable: "there was nothing to test",
-}
 _HOW_TO_READ = """
 **sd** is one standard deviation of the scores of the unchanged pictures: a change of +1 sd lifts a picture of middling
 score above five sixths of the others. In parentheses stands the 95 % interval (bootstrap-t over {clusters}, {draws}
@@ -51,43 +46,9 @@ def to_json(report: ProbeReport) -> str:
     return json.dumps(_plain(record), indent=2, ensure_ascii=False) + "\n"
 
 
-def conclusion(report: ProbeReport) -> str:
-    """What the verdict means, in the words of the tests that found it."""
-    if report.verdict is not Verdict.susceptible:
-        return _MEANING[report.verdict]
-    outcomes = [outcome for suite in report.suites for outcome in suite.findings.outcomes]
-    guilty = [outcome for outcome in outcomes if outcome.verdict is Verdict.susceptible]
-    return "; ".join(dict.fromkeys(outcome.finding or outcome.reason.rstrip(".") for outcome in guilty))
-
-
 def cell_rows(report: ProbeReport) -> list[dict[str, Any]]:
     """One row per cell, with the columns `CELL_COLUMNS`."""
     return [{"suite": suite.suite, **_cell_row(cell)} for suite in report.suites for cell in suite.findings.cells]
-
-
-def outcome_rows(report: ProbeReport) -> list[dict[str, Any]]:
-    """One row per test: what was asked, the answer in words, and the verdict."""
-    return [
-        {
-            "test": outcome.test,
-            "question": outcome.question,
-            "answer": outcome.reason,
-            "effect": effect_text(outcome),
-            "verdict": outcome.verdict.value.replace("_", " "),
-        }
-        for suite in report.suites
-        for outcome in suite.findings.outcomes
-    ]
-
-
-def effect_text(outcome: Outcome) -> str:
-    """The effect and its interval, as a person reads it."""
-    if outcome.effect is None:
-        return ""
-    value, low, high = outcome.effect
-    if outcome.unit == "share":
-        return f"{value:.0%} ({low:.0%} to {high:.0%})"
-    return f"{value:+z.2f} {outcome.unit} ({low:+z.2f} to {high:+z.2f})"
 
 
 def pair_rows(report: ProbeReport) -> Iterator[dict[str, Any]]:
