@@ -156,10 +156,12 @@ class Hub(BaseHTTPRequestHandler):
         said = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.asked.append((self.path, said))
         sent = json.loads(said) if self.path.endswith(("create", "main")) and "commit" not in self.path else {}
-        files = [{"path": file["path"], "uploadMode": "regular"} for file in sent.get("files", [])]
-        oid = "0" * 40
-        answer = {"url": "http://hub/me/mine", "id": "me/mine", "files": files, "errors": [], "warnings": [],
-                  "commitUrl": f"http://hub/me/mine/commit/{oid}", "commitOid": oid}  # fmt: skip
+        files = [
+            {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in sent.get("files", [])
+        ]
+        address, oid = f"http://{self.headers['Host']}/me/mine", "0" * 40
+        answer = {"url": address, "id": "me/mine", "files": files, "errors": [], "warnings": [],
+                  "commitUrl": f"{address}/commit/{oid}", "commitOid": oid}  # fmt: skip
         body = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -195,6 +197,7 @@ def test_a_folder_is_pushed_to_the_hub(tmp_path):
     assert "cannot be pushed to 'not a name': HFValidationError" in second
     paths = [path for path, _ in server.asked]
     assert paths[0] == "/api/repos/create"
-    assert json.loads(server.asked[0][1])["private"] is True
+    made = json.loads(server.asked[0][1])
+    assert made.get("visibility") == "private" or made.get("private") is True
     (commit,) = [said for path, said in server.asked if "/commit/" in path]
     assert [json.loads(line)["key"] for line in commit.splitlines()] == ["header", "file"]
