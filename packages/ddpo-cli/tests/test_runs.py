@@ -83,7 +83,8 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(ddpo):
     (run / "metrics.jsonl").write_text('{"epoch": 1, "reward_mean": -3.0}\n{"epoch": 2, "rew')
     result = ddpo("runs", "show", run)
     assert result.exit_code == 0
-    assert "damaged" in result.stdout
+    assert "unreadable" in result.stdout
+    assert ddpo("runs", "list").stderr == "1 of them cannot be read whole; `ddpo runs show RUN` says why.\n"
     assert [line.split(" is ")[0] for line in result.stderr.splitlines()] == [
         "'runs/0001-a/config.toml'", "metrics.jsonl: line 2",
     ]  # fmt: skip

@@ -80,7 +80,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_read():
         file.write('{"epoch": 4, "rew')
     (run / "evaluation.json").write_text('{"epoch": 3}')
     read = open_run(run)
-    assert (read.status, read.config, read.epoch, read.scores) == ("damaged", None, 3, None)
+    assert (read.status, read.config, read.epoch, read.scores) == ("unreadable", None, 3, None)
     assert [text.split(" is ")[0].split("/")[-1].strip("'") for text in read.complaints] == [
         "config.toml", "metrics.jsonl: line 4", "evaluation.json",
     ]  # fmt: skip

@@ -62,6 +62,9 @@ def list_runs(
         emit([_in_short(row) for row in rows], format, columns=LISTED)
     elif format is not Format.table:
         emit(rows, format, columns=tuple(rows[0]) if rows else ())
+    torn = sum(bool(run.complaints) for run in found)
+    if torn:
+        say(f"{torn} of them cannot be read whole; `ddpo runs show RUN` says why.")
 
 
 @app.command("show")

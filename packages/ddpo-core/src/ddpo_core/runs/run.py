@@ -36,7 +36,7 @@ from ddpo_core.runs.log import METRICS, read_lines
 if TYPE_CHECKING:  # which takes torch and numpy
     from ddpo_core.runs.compare import Comparison
 
-Status: TypeAlias = Literal["training", "finished", "ended early", "interrupted", "damaged"]
+Status: TypeAlias = Literal["training", "finished", "ended early", "interrupted", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,15 @@ class Run:
 
     @property
     def status(self) -> Status:
-        """How far it has come; "ended early" where a verdict stopped it before its last epoch."""
+        """How far it has come.
+
+        "ended early" where a verdict stopped it before its last epoch; "unreadable" where its config.toml is torn, or
+        of another version that has other options.
+        """
         if self.is_training:
             return "training"
         if self.config is None:
-            return "damaged"
+            return "unreadable"
         if self.scores is None:
             return "interrupted"
         return "finished" if self.epoch >= self.config.epochs else "ended early"
