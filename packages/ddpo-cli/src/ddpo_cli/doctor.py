@@ -31,9 +31,10 @@ EPILOG = """
 
   ddpo doctor --format json > doctor.json      [dim]to send along with a question[/dim]
 
-  ddpo doctor && ddpo train                    [dim]exit code 0: all is usable, 2: something is broken[/dim]
+  ddpo doctor --format csv
 
-What is missing is needed by some things only; each comes with the command that mends it.
+The exit code is 0 where all is usable, 2 where something is broken. What is missing is
+needed by some things only; each comes with the command that mends it.
 """
 
 
