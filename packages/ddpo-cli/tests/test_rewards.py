@@ -217,6 +217,14 @@ def test_compare_says_what_it_wants(ddpo, arguments, complaint):
     assert "Traceback" not in result.output
 
 
+def test_serve_listens_to_others_only_with_a_token(ddpo, monkeypatch):
+    monkeypatch.delenv("DDPO_SERVE_TOKEN", raising=False)
+    result = ddpo("rewards", "serve", "jpeg_compressibility", "--host", "0.0.0.0")
+    assert result.exit_code == 2
+    assert "set DDPO_SERVE_TOKEN to a secret first" in result.stderr
+    assert "Serving" not in result.stderr
+
+
 def test_bench_measures_images_per_second_and_memory(ddpo):
     arguments = ("jpeg_compressibility", "--size", "32", "--seconds", "0", "--batch-size", "4")
     (facts,) = json.loads(ddpo("rewards", "bench", *arguments, "-f", "json").stdout)

@@ -302,6 +302,12 @@ def test_limits_have_to_make_sense(options):
         captioner("http://localhost/v1", **options)
 
 
+def test_an_answer_that_broke_on_its_way_is_asked_for_again(serve):
+    endpoint, requests = serve(lambda number, *_: completion("a fox") if number else (200, '{"choices": [{"mess'))
+    assert captioner(endpoint)([plain(0)], ["?"]) == ["a fox"]
+    assert len(requests) == 2
+
+
 def test_a_missing_answer_is_an_empty_one(serve):
     endpoint, _ = serve(lambda *_: (200, '{"choices": [{"message": {"content": null}}]}'))
     assert captioner(endpoint)([plain(0)], ["?"]) == [""]
@@ -334,7 +340,7 @@ def test_a_vqa_score_is_the_probability_that_the_server_states(serve):
 def test_a_server_without_log_probabilities_is_an_error(serve, text):
     endpoint, _ = serve(lambda *_: (200, text))
     with pytest.raises(RewardError, match="want an OpenAI chat completion with top_logprobs"):
-        get_reward(f"vqascore?endpoint={endpoint}&model=x")([plain(0)], ["a"])
+        get_reward(f"vqascore?endpoint={endpoint}&model=x&retries=0")([plain(0)], ["a"])
 
 
 def test_questions_and_answers_go_through_the_reward(serve):

@@ -1,4 +1,4 @@
-"""`ddpo rewards list | show | check | verify | compare | bench | new`: look at rewards, check them, start a plugin."""
+"""`ddpo rewards list | show | check | verify | compare | bench | serve | new`: look at, check and offer rewards."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpo_cli import bench_reward, compare_rewards, completion
+from ddpo_cli import bench_reward, compare_rewards, completion, serve_reward
 from ddpo_cli.errors import BAD_INPUT, CLIError, readable
 from ddpo_cli.ui.console import Format, FormatOption, emit, foreign_output, say, tell
 
@@ -33,6 +33,8 @@ EPILOG = """
   ddpo rewards compare aesthetic hps_v2 photos/   [dim]do they agree?[/dim]
 
   ddpo rewards bench aesthetic         [dim]images per second, memory[/dim]
+
+  ddpo rewards serve vqascore          [dim]for trainers elsewhere[/dim]
 """
 
 app = typer.Typer(
@@ -141,6 +143,7 @@ def verify(
 
 app.command("compare", epilog=compare_rewards.EPILOG)(readable(compare_rewards.compare))
 app.command("bench", epilog=bench_reward.EPILOG)(readable(bench_reward.bench))
+app.command("serve", epilog=serve_reward.EPILOG)(readable(serve_reward.serve))
 
 
 @app.command("new")

@@ -1,6 +1,8 @@
 """The built-in rewards and probes, registered through the same hooks that plugins use; one file each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ddpo_rewards.builtin import (
     aesthetic,
@@ -11,13 +13,18 @@ from ddpo_rewards.builtin import (
     jpeg,
     ocr_match,
     pickscore,
+    remote,
     siglip_score,
     text_penalty,
     vqa_accuracy,
     vqascore,
 )
 from ddpo_rewards.plugins import hookimpl
+from ddpo_rewards.references import typed_options
 from ddpo_rewards.specs import ProbeSpec, RewardSpec
+
+if TYPE_CHECKING:
+    from ddpo_rewards.reward import Reward
 
 _REWARDS = (
     jpeg.COMPRESSIBILITY,
@@ -55,6 +62,14 @@ def register_rewards(register: Callable[[RewardSpec], None]) -> None:
     """Register every built-in reward."""
     for spec in _REWARDS:
         register(spec)
+
+
+@hookimpl
+def resolve_reward(ref: str, options: Mapping[str, Any]) -> "Reward | None":
+    """Resolve `http://HOST/...` and `https://HOST/...` to what is served there."""
+    if not ref.startswith(remote.SCHEMES):
+        return None
+    return remote.remote_reward(ref, **typed_options(partial(remote.remote_reward, ref), options, reward=ref))
 
 
 @hookimpl
