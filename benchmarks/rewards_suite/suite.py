@@ -156,8 +156,8 @@ def _table(options: argparse.Namespace) -> str:
     for run, found in results.items():
         lines.append(
             f"| {run.reward} | {run.seed} | {found['before']:.4g} | {found['after']:.4g} "
-            f"| {found['change_in_spreads']:+.2f} | {found['t']:+.1f} | {found['z']:+.1f} | {found['judge_before']:.1%} "
-            f"| {found['judge_after']:.1%} | {found['pixels']:.3f} |"
+            f"| {found['change_in_spreads']:+.2f} | {found['t']:+.1f} | {found['z']:+.1f} "
+            f"| {found['judge_before']:.1%} | {found['judge_after']:.1%} | {found['pixels']:.3f} |"
         )
     can_rise = [found for run, found in results.items() if run.reward not in CANNOT_RISE]
     for test, told in (("t", "by the mean"), ("z", "by ranks")):
