@@ -58,6 +58,12 @@ def test_every_block_of_code_is_of_a_kind_that_is_tested(name):
             assert title == file, "a reader of the source wants to know what is quoted"
 
 
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
+def test_every_list_has_an_empty_line_before_it(path):
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"^(?![-\s]|\d+\.).+\n(?:- |1\. ).*", text, re.MULTILINE) == [], "the site shows no list there"
+
+
 @pytest.mark.parametrize("name", WRITTEN)
 def test_the_programs_of_a_page_run_from_top_to_bottom(name, tmp_path, monkeypatch):
     programs = [(title, text) for language, title, text in blocks(name) if language == "python" and not quoted(text)]

@@ -420,6 +420,7 @@ def test_the_sheet_has_the_best_first(photos):
     best, worst, middle = (np.argwhere((sheet == (0, shade, 0)).all(-1)) for shade in (192, 0, 64))
     assert len(best)
     assert best[:, 0].max() < worst[:, 0].min()
+    assert np.ptp(best[:, 1]) == 159, "a small image fills its tile of 160 pixels"
     assert len(middle) == 0
     folders.write_sheet(Path("sheets/best.png"), rows, "green", size=1)
     with Image.open("sheets/best.png") as written:

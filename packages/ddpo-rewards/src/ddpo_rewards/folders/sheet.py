@@ -55,7 +55,7 @@ def write_disagreements(path: Path, rows: Sequence[Row], columns: Sequence[str],
 
 
 def _block(title: str, rows: Sequence[Row], columns: Sequence[str]) -> "Image":
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
 
     font = ImageFont.load_default(_FONT_SIZE)
     step, tall = _TILE + _GAP, _TILE + 2 * _LINE + _GAP
@@ -65,9 +65,7 @@ def _block(title: str, rows: Sequence[Row], columns: Sequence[str]) -> "Image":
     draw.text((_GAP, _GAP), title, _INK, font)
     for place, row in enumerate(rows):
         left, top = _GAP + place % _PER_ROW * step, 2 * _GAP + _LINE + place // _PER_ROW * tall
-        picture = load_image(row["image"])
-        picture.thumbnail((_TILE, _TILE))
-        sheet.paste(picture, (left, top))
+        sheet.paste(ImageOps.contain(load_image(row["image"]), (_TILE, _TILE)), (left, top))
         name = " ".join(Path(row["image"]).name.split())
         shown = name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
         scores = " / ".join(f"{row[column]:.4g}" for column in columns)
