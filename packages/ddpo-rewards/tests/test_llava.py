@@ -325,6 +325,72 @@ def test_an_answer_is_its_token_with_and_without_a_blank_before_it():
     assert _tokens_of("Yes", SimpleNamespace(get_vocab=lambda: vocabulary), "x") == [3, 5, 6]
 
 
+@pytest.fixture(scope="module")
+def tiny_qwen(tmp_path_factory):
+    """A model of the default captioner's class, Qwen3-VL, of random weights: images of any size are many tokens."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        pytest.skip("its configuration has other names in transformers 4")
+    places = {
+        "vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>",
+        "image_token": "<|image_pad|>", "video_token": "<|video_pad|>",
+    }  # fmt: skip
+    spoken = ["what", "is", "in", "this", "image", "how", "many", "cats", "?", "Yes", "No"]
+    words = ["<pad>", "<end>", "<unk>", *places.values(), *spoken]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    base = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    base.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=base, eos_token="<end>", pad_token="<pad>", unk_token="<unk>", extra_special_tokens=places
+    )
+    small = {"hidden_size": 32, "intermediate_size": 64}
+    text = {
+        **small, "vocab_size": len(words), "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "head_dim": 16, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]},
+    }  # fmt: skip
+    vision = {
+        **small, "depth": 2, "num_heads": 2, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2,
+        "out_hidden_size": 32, "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    ids = {f"{name}_id": vocabulary[token] for name, token in places.items()}
+    config = transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **ids)
+    torch.manual_seed(0)
+    model = transformers.Qwen3VLForConditionalGeneration(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    patches = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2}
+    template = (
+        "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+        "<|vision_start|> <|image_pad|> <|vision_end|> {% else %}{{ c['text'] }}{% endif %}{% endfor %} <end>"
+        "{% endfor %}"
+    )
+    processor = transformers.Qwen3VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(
+            **patches, size={"shortest_edge": 16 * 16, "longest_edge": 48 * 48}
+        ),
+        tokenizer=tokenizer,
+        video_processor=transformers.Qwen3VLVideoProcessor(**patches),
+        chat_template=template,
+    )
+    folder = tmp_path_factory.mktemp("qwen")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def test_the_class_of_the_default_captioner_answers_in_a_batch_as_alone(tiny_qwen):
+    images = [*example_images(24), example_images(40)[0]]
+    questions = ["what ?", "how many cats in this image ?", "what is this ?", "image", "how many ?"]
+    options = {"device": "cpu", "max_new_tokens": 6}
+    alone = transformers_captioner(tiny_qwen, batch_size=1, **options)(images, questions)
+    assert transformers_captioner(tiny_qwen, batch_size=5, **options)(images, questions) == alone
+    assert len(set(alone)) > 1
+    assert_conforms(get_reward("vqascore", model=tiny_qwen, device="cpu", question="is this {prompt} ?", batch_size=3))
+
+
 def test_the_default_captioner_is_the_modern_one_and_llava_goes_by_its_name():
     from ddpo_rewards import list_rewards
     from ddpo_rewards.models import CAPTIONER, LLAVA

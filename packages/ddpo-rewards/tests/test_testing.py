@@ -3,11 +3,13 @@
 import hashlib
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ddpo_rewards import ReferenceScore, Reward, RewardSpec, get_reward, list_rewards
-from ddpo_rewards.testing import verify_reference_scores
+from ddpo_rewards.testing import check_reward, verify_reference_scores
 
 
 @pytest.fixture
@@ -83,3 +85,48 @@ def test_the_tolerance_of_the_aesthetic_score_sees_a_tower_without_quick_gelu(te
     (astronaut,) = list_rewards()["aesthetic"].reference_scores
     assert 5 * astronaut.tolerance < 0.6
     assert hashlib.sha256((test_data / "astronaut.png").read_bytes()).hexdigest() == astronaut.sha256
+
+
+def mean_of(image):
+    return float(np.asarray(image, np.float64)[1:, 1:].mean()) / 255
+
+
+class Defect:
+    """A reward that is right but for one thing."""
+
+    def __init__(self, kind):
+        self.kind, self.calls = kind, 0
+
+    def __call__(self, images, prompts, metadata):
+        self.calls += 1
+        if isinstance(images, torch.Tensor):
+            more = {"tensor input": 0.1, "range": 1.0}.get(self.kind, 0.0)
+            return (images[:, :, 1:, 1:].mean((1, 2, 3)) + more).tolist()
+        scores = [mean_of(image) for image in images]
+        match self.kind:
+            case "scores":
+                scores[0] = float("nan")
+            case "range":
+                scores = [score + 1 for score in scores]
+            case "determinism" if self.calls == 2:
+                scores = [score + 0.1 for score in scores]
+            case "order":
+                scores = sorted(scores)  # as the pictures are, at first
+            case "batch invariance" if len(images) == 1:
+                scores = [score + 0.1 for score in scores]
+            case "images unchanged":
+                images[0][0, 0] = 255 - images[0][0, 0]  # where nothing is scored
+        return scores
+
+
+@pytest.mark.parametrize(
+    "defect",
+    ["scores", "range", "determinism", "order", "batch invariance", "images unchanged", "tensor input", "none"],
+)
+def test_each_check_fails_for_just_the_defect_that_it_is_for(defect):
+    pictures = [np.full((8, 8, 3), level, np.uint8) for level in (10, 80, 150, 220)]
+    spec = RewardSpec(name="defect", factory="x:x", takes="any", range=(0.0, 1.0))
+    checks = check_reward(Reward(spec, Defect(defect)), images=pictures)
+    failed = [check.name for check in checks if not check.passed]
+    assert failed == [name for name in [defect] if name != "none"]
+    assert defect == "scores" or len(checks) == 7

@@ -213,5 +213,6 @@ def test_ocr_match_rewards_what_is_spelt_of_the_quotes():
     assert info["quoted"] == [["Tiger"], ["lion"], ["tiger"], ["tiger", "xyz"]]
     assert [text.lower() for text in info["ocr_text"]] == ["tiger", "tiger", "", "tiger"]
     assert_conforms(reward, images=images, prompts=prompts)
+    assert_conforms(reward)
     with pytest.raises(RewardError, match="prompt 1, 'a cat', quotes no text"):
         reward(images[:2], [prompts[0], "a cat"])

@@ -13,7 +13,8 @@ from ddpo_rewards.reward import Metadata, Reward
 from ddpo_rewards.specs import ReferenceScore, Weight
 from ddpo_rewards.weights import fetch, tree_sha256
 
-_PROMPTS = ("a cat", "a dog riding a bike", "five lions", "an ant")
+# Each quotes something: there are rewards that read what is quoted.
+_PROMPTS = ('a cat and the word "cat"', 'a dog riding a bike, "no dogs"', 'five lions, "five"', 'an ant named "Ant"')
 _DRAWN = "drawn:"
 
 
