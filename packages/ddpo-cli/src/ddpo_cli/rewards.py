@@ -102,9 +102,7 @@ def check(
 
     with foreign_output():
         checks = check_reward(build_reward([reward]))
-    _conclude(
-        checks, format, bad=f"reward {reward!r} breaks the contract", good=f"Reward {reward!r} keeps the contract."
-    )
+    _conclude(checks, format, bad=f"{reward!r} breaks the contract", good=f"{reward!r} keeps the contract.")
 
 
 @app.command("verify")
