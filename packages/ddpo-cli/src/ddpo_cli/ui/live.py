@@ -67,7 +67,9 @@ class View:
                 self.print_news(event.text)
             case Drawn():
                 self.picture = event.picture
-                self.show_picture(event.picture, f"epoch {event.epoch}: mean reward {event.reward_mean:.4g} of these")
+                self.show_picture(
+                    event.picture, f"epoch {event.epoch}: mean reward {event.reward_mean:.4g} of the fixed prompts"
+                )
                 if event.epoch == 0:
                     folder = event.picture.parent
                     self.print_line(f"before training: mean reward {event.reward_mean:.4g}, images in {folder}")

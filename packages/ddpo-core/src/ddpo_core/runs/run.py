@@ -93,7 +93,9 @@ class Run:
 
         from ddpo_core.runs.export import reward_curve
 
-        parts = [html_facts(str(self.folder), {name: value for name, value in self.summary().items() if name != "run"})]
+        said = {name.replace("_", " "): value for name, value in self.summary().items() if name != "run"}
+        facts = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in said.items()}
+        parts = [html_facts(str(self.folder), facts)]
         rows = [row for row in self.rows if {"queries", "reward_mean", "reward_std"} <= row.keys()]
         if rows and self.config is not None:
             buffer = BytesIO()
