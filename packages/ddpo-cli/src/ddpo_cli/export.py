@@ -84,6 +84,7 @@ def export(
         raise CLIError(f"--push-to-hub {push_to_hub!r} names no repository; want OWNER/NAME")
     chosen = _chosen(epoch)
     from ddpo_core.runs import export as exports
+    from ddpo_core.runs import hub
 
     with foreign_output():
         with loading("Exporting"):
@@ -93,7 +94,7 @@ def export(
         say(f"Epoch {done.epoch} of {done.run}, {exports.WHAT_IT_IS[done.kind]}.")
         if push_to_hub is not None:
             with loading(f"Uploading to {push_to_hub}"):
-                address = exports.push_to_hub(done.folder, push_to_hub, private=private)
+                address = hub.push_to_hub(done.folder, push_to_hub, private=private)
             say(f"Uploaded: {address}")
     tell(str(done.folder))
 

@@ -30,7 +30,6 @@ from ddpo_core.runs.events import tqdm_progress as tqdm_progress
 from ddpo_core.runs.export import Export as Export
 from ddpo_core.runs.export import artefact_path as artefact_path
 from ddpo_core.runs.export import export_run as export_run
-from ddpo_core.runs.export import push_to_hub as push_to_hub
 from ddpo_core.runs.export import reward_curve as reward_curve
 from ddpo_core.runs.export import write_artefact as write_artefact
 from ddpo_core.runs.folder import ModelRecord as ModelRecord
@@ -44,6 +43,7 @@ from ddpo_core.runs.folder import is_run as is_run
 from ddpo_core.runs.folder import read_model_record as read_model_record
 from ddpo_core.runs.folder import read_scores as read_scores
 from ddpo_core.runs.folder import remove_run as remove_run
+from ddpo_core.runs.hub import push_to_hub as push_to_hub
 from ddpo_core.runs.log import read_metrics as read_metrics
 from ddpo_core.runs.loop import resume as resume
 from ddpo_core.runs.loop import train as train
