@@ -74,6 +74,18 @@ def docs(session: nox.Session) -> None:
     session.run("zensical", "build", "--clean", "--strict")
 
 
+@nox.session(default=False)
+def peers(session: nox.Session) -> None:
+    """Time ddpo beside TRL's trainer at the same work, and print the table; `-- --rounds 1` makes it short."""
+    results = ROOT / "runs" / "peers"
+    _install(session, *_editable("ddpo-core"))
+    # TRL 0.23.1, the last release with the trainer, wants the libraries of its time: an environment of its own.
+    session.run("uv", "venv", "--allow-existing", str(results / "trl"), external=True)
+    other = ("--python", str(results / "trl"), "-r", "benchmarks/peers/trl.txt")
+    session.run("uv", "pip", "install", "--no-config", *other, external=True)
+    session.run("python", "benchmarks/peers/compare.py", str(results), *session.posargs)
+
+
 @nox.session(default=False, python=["3.12", "3.13"])
 @nox.parametrize("package", PACKAGES)
 def python(session: nox.Session, package: str) -> None:
