@@ -64,6 +64,28 @@ def test_every_list_has_an_empty_line_before_it(path):
     assert re.findall(r"^(?![-\s]|\d+\.).+\n(?:- |1\. ).*", text, re.MULTILINE) == [], "the site shows no list there"
 
 
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path):
+    links = re.findall(
+        r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", re.sub(r"`[^`]*`", "", path.read_text(encoding="utf-8"))
+    )
+    for place, anchor in links:
+        target = path if not place else DOCS / place
+        assert target.is_file(), place
+        assert not anchor or anchor in anchors(target), f"{place}#{anchor}"
+
+
+def anchors(path: Path) -> set[str]:
+    """The places in a page that a link can name: headings as the site spells them, and names of the API."""
+    text = path.read_text(encoding="utf-8")
+    for file in re.findall(r'^--8<-- "([^":]+)', text, re.MULTILINE):
+        text += (ROOT / file).read_text(encoding="utf-8")
+    given = re.findall(r"\{ #([\w-]+) \}$|^::: (\S+)$", text, re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    spelt = (re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings)
+    return {name for names in given for name in names if name} | {re.sub(r"[-\s]+", "-", words) for words in spelt}
+
+
 @pytest.mark.parametrize("name", WRITTEN)
 def test_the_programs_of_a_page_run_from_top_to_bottom(name, tmp_path, monkeypatch):
     programs = [(title, text) for language, title, text in blocks(name) if language == "python" and not quoted(text)]
