@@ -36,8 +36,8 @@ def test_the_list_has_every_run_in_every_format(ddpo):
     shown = ddpo("runs", "list").stdout.splitlines()
     assert shown[0].split() == ["run", "status", "epochs", "reward", "gamed?"]
     assert [line.split() for line in shown[1:]] == [
-        ["runs/0001-a", "finished", "3/3", "-3", "->", "-1", "ok"],
-        ["runs/0002-b", "interrupted", "2/3", "-3", "->", "-2", "ok"],
+        ["runs/0001-a", "finished", "3/3", "-3", "→", "-1", "ok"],
+        ["runs/0002-b", "interrupted", "2/3", "-3", "→", "-2", "ok"],
     ]
     listed = json.loads(ddpo("runs", "list", "-f", "json").stdout)
     assert [(row["run"], row["epoch"], row["reward_last"]) for row in listed] == [

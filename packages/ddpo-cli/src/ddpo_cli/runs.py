@@ -152,9 +152,10 @@ def remove(
             say(f"{opened.folder}: {opened.status}, {opened.epoch} epochs, {size(_bytes_of(opened.folder))}")
         if not sys.stdin.isatty():
             raise CLIError("nobody is there to be asked; add --yes to delete it")
-        typer.confirm(
-            "Delete this for good?" if len(runs) == 1 else f"Delete these {len(runs)} for good?", abort=True, err=True
-        )
+        many = f"these {len(runs)}" if len(runs) > 1 else "this"
+        if not typer.confirm(f"Delete {many} for good?", err=True):
+            say("Nothing is deleted.")
+            return
     for run in runs:
         remove_run(run)
         tell(str(run))
@@ -167,7 +168,7 @@ def _in_short(row: Mapping[str, Any]) -> dict[str, str]:
         "run": row["run"],
         "status": row["status"],
         "epochs": f"{row['epoch']}/{row['epochs'] or '?'}",
-        "reward": "" if first is None else f"{first:.3g} -> {last:.3g}",
+        "reward": "" if first is None else f"{first:.3g} → {last:.3g}",
         "gamed?": row["verdict"] or "",
     }
 
