@@ -47,6 +47,15 @@ def test_the_list_has_every_run_in_every_format(ddpo):
     assert [row["status"] for row in rows] == ["finished", "interrupted"]
 
 
+def test_of_another_folder_than_runs_the_names_are_listed_below_it(ddpo):
+    make_run("0001-a").parent.rename("elsewhere")
+    assert [line.split()[0] for line in ddpo("runs", "list", "elsewhere").stdout.splitlines()] == [
+        "elsewhere:", "run", "0001-a",
+    ]  # fmt: skip
+    (listed,) = json.loads(ddpo("runs", "list", "elsewhere", "-f", "json").stdout)
+    assert listed["run"] == "elsewhere/0001-a"
+
+
 def test_where_there_is_no_run_the_list_is_empty_and_says_so(ddpo):
     result = ddpo("runs", "list", "-f", "json")
     assert (result.exit_code, json.loads(result.stdout)) == (0, [])
@@ -78,7 +87,7 @@ def test_the_last_run_is_shown_with_what_was_chosen_and_what_came_of_it(ddpo):
 
 
 def test_what_is_damaged_is_named_and_the_rest_is_shown(ddpo):
-    run = make_run("0001-a")
+    run = make_run("0001-a", ended=False)
     (run / "config.toml").write_text("epochs = \n")
     (run / "metrics.jsonl").write_text('{"epoch": 1, "reward_mean": -3.0}\n{"epoch": 2, "rew')
     result = ddpo("runs", "show", run)

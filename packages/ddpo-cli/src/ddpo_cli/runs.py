@@ -47,7 +47,7 @@ def list_runs(
     format: FormatOption = Format.table,
 ) -> None:
     """List the runs in a folder, the newest at the end, with the mean reward of their first and last epoch."""
-    from ddpo_core.runs.folder import is_run
+    from ddpo_core.runs.folder import RUNS, is_run
     from ddpo_core.runs.run import list_runs
 
     if is_run(folder):
@@ -59,7 +59,11 @@ def list_runs(
         say(f"There is no run in {str(folder)!r}; `ddpo train` makes one in 'runs'.")
     rows = [run.summary() for run in found]
     if format is Format.table and rows:
-        emit([_in_short(row) for row in rows], format, columns=LISTED)
+        short = [_in_short(row) for row in rows]
+        if folder != RUNS:  # a long path before every name would leave no room for the rest
+            tell(f"{folder}:")
+            short = [{**row, "run": Path(row["run"]).name} for row in short]
+        emit(short, format, columns=LISTED)
     elif format is not Format.table:
         emit(rows, format, columns=tuple(rows[0]) if rows else ())
     torn = sum(bool(run.complaints) for run in found)

@@ -65,13 +65,13 @@ class Run:
     def status(self) -> Status:
         """How far it has come.
 
-        "ended early" where a verdict stopped it before its last epoch; "unreadable" where its config.toml is torn, or
-        of another version that has other options.
+        "ended early" where a verdict stopped it before its last epoch; "unreadable" where it has not ended, and its
+        config.toml is torn, or of another version that has other options.
         """
         if self.is_training:
             return "training"
         if self.config is None:
-            return "unreadable"
+            return "unreadable" if self.scores is None else "finished"
         if self.scores is None:
             return "interrupted"
         return "finished" if self.epoch >= self.config.epochs else "ended early"
