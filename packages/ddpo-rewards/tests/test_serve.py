@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpo_rewards import Reward, RewardError, RewardSpec, combine_standardised, get_reward
+from ddpo_rewards import Reward, RewardError, RewardSpec, combine, combine_standardised, get_reward
 from ddpo_rewards.serve import make_app, serve
 from ddpo_rewards.testing import assert_conforms, example_images
 
@@ -239,9 +239,20 @@ def test_what_is_no_reward_server_is_refused(start):
         get_reward("http://127.0.0.1:9?retries=0")
 
 
+class ReadsFiles:
+    reads_files = True
+
+    def __call__(self, images, prompts, metadata):
+        return [0.0] * len(images)
+
+
 def test_what_may_not_be_served_is_refused(monkeypatch):
     with pytest.raises(RewardError, match="learns from what it scores"):
         make_app(combine_standardised("jpeg_compressibility", "jpeg_incompressibility"))
+    reads = Reward(RewardSpec(name="reads", factory="x:x"), ReadsFiles())
+    for reward in (reads, combine("jpeg_compressibility", reads)):
+        with pytest.raises(RewardError, match="reads files that clients would name"):
+            make_app(reward)
     with pytest.raises(RewardError, match="max_bytes and max_waiting of 1 or more"):
         make_app(lightness(), max_waiting=0)
     monkeypatch.delenv("DDPO_SERVE_TOKEN", raising=False)

@@ -120,6 +120,10 @@ class _Sum:
     def batch_size(self) -> int:
         return max(term.reward.batch_size for term in self._terms)
 
+    @property
+    def reads_files(self) -> bool:
+        return any(getattr(term.reward.score_function, "reads_files", False) for term in self._terms)
+
     def __call__(self, images: Any, prompts: Sequence[str] | None, metadata: Metadata | None, /) -> RewardResult:
         results = [term.reward(images, prompts, metadata) for term in self._terms]
         info: dict[str, list[Any]] = {}

@@ -146,13 +146,14 @@ def make_app(
     """The server as an ASGI application.
 
     Args:
-        reward: scores; not one that learns, which would learn from every client at once.
+        reward: scores; not one that learns, which would learn from every client at once, nor one that reads files that
+            metadata name, which would read those of this machine for whoever asks.
         token: what a client has to send as a bearer token; None lets everybody in who can reach the address.
         max_bytes: of a request's body.
         max_waiting: images that may wait; more are asked to come again in a second (503).
 
     Raises:
-        RewardError: a reward that learns, limits below 1, or the extra is not installed.
+        RewardError: a reward that cannot be shared, limits below 1, or the extra is not installed.
     """
     try:
         from starlette.applications import Starlette
@@ -163,6 +164,8 @@ def make_app(
         raise RewardError(f"want max_bytes and max_waiting of 1 or more; got {max_bytes}, {max_waiting}")
     if callable(getattr(reward.score_function, "state", None)) and reward.state():
         raise RewardError(f"reward {reward.spec.name!r} learns from what it scores; it cannot be shared")
+    if getattr(reward.score_function, "reads_files", False):
+        raise RewardError(f"reward {reward.spec.name!r} reads files that clients would name; it cannot be shared")
     batcher = Batcher(reward, max_waiting)
     about = {"name": reward.spec.name, "needs": sorted(reward.spec.needs), "unit": reward.spec.unit,
              "range": [str(bound) for bound in reward.spec.range or ()], "batch_size": reward.batch_size}  # fmt: skip

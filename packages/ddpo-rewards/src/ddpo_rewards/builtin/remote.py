@@ -27,9 +27,9 @@ def remote_reward(
 ) -> "Reward":
     """The reward that is served at an address; images go there as lossless PNG.
 
-    Metadata are sent where the reward needs them; files that they name are those of the server. The environment
-    variable `DDPO_ENDPOINT_TOKEN` is sent to the host that `DDPO_ENDPOINT_HOST` names, as by endpoints. A server that
-    is busy, breaks off or answers nonsense is asked again, after pauses that grow.
+    Metadata are sent where the reward needs them. The environment variable `DDPO_ENDPOINT_TOKEN` is sent to the host
+    that `DDPO_ENDPOINT_HOST` names, as by endpoints. A server that is busy, breaks off or answers nonsense is asked
+    again, after pauses that grow.
 
     Args:
         ref: the server's base address.
