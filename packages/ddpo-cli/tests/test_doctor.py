@@ -53,3 +53,15 @@ def test_what_is_broken_is_named_with_the_command_that_mends_it(ddpo, monkeypatc
 def test_what_our_packages_require_and_their_extras_add_is_read_from_themselves():
     assert {"torch", "typer", "pluggy"} <= {one.name for one in doctor._requirements("")}
     assert {one.name for one in doctor._requirements("ocr", of=("ddpo-rewards",))} == {"rapidocr", "onnxruntime"}
+
+
+def test_of_a_torn_cache_only_what_is_torn_is_to_be_deleted(monkeypatch):
+    from huggingface_hub import constants
+
+    hub = Path("hub").absolute()
+    (hub / "models--me--torn" / "blobs").mkdir(parents=True)
+    (hub / "models--me--torn" / "blobs" / "a.incomplete").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub))
+    rows = {one.what: one for one in doctor._caches()}
+    assert rows["models--me--torn"].command == f"rm -r {hub}/models--me--torn"
+    assert rows["downloads"].command == f"find {hub} -name '*.incomplete' -delete"

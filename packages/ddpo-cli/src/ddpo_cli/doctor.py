@@ -1,7 +1,9 @@
 """`ddpo doctor`: what is installed, what there is to compute with, what is cached, and what is broken or missing."""
 
+import getpass
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 OURS = ("ddpo-core", "ddpo-rewards", "ddpo-cli")
 LITTLE_ROOM = 1_000_000_000
 """Bytes of a disk below which a run with its checkpoints may not fit."""
+
+LISTED = 5
+"""Repositories of the hub's cache that are named, the largest."""
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -175,10 +180,14 @@ def _caches() -> Iterator[Finding]:
     hub = Path(constants.HF_HUB_CACHE)
     if hub.is_dir():
         scanned = scan_cache_dir(hub)
-        seen = f"{hub}: {size(scanned.size_on_disk)}, {len(scanned.repos)} repositories"
+        largest = sorted(scanned.repos, key=lambda repository: -repository.size_on_disk)[:LISTED]
+        named = "".join(f", {one.repo_id} ({size(one.size_on_disk)})" for one in largest)
+        seen = f"{hub}: {size(scanned.size_on_disk)}, {len(scanned.repos)} repositories{named}"
         yield Finding("caches", "cache of Hugging Face", State.ok, seen, f"rm -r {hub}")
-        for warning in scanned.warnings:
-            yield Finding("caches", "cache of Hugging Face", State.broken, str(warning), f"rm -r {hub}")
+        for warning in scanned.warnings:  # of one repository, which need not be one of ours
+            torn = re.search(r"(?:models|datasets|spaces)--[^/\s)]+", str(warning))
+            command = f"rm -r {hub / torn[0]}" if torn else "hf cache list"
+            yield Finding("caches", torn[0] if torn else "cache of Hugging Face", State.missing, str(warning), command)
         broken_off = list(hub.rglob("*.incomplete"))
         if broken_off:
             seen = f"{len(broken_off)} downloads that were broken off, {size(sum(map(_bytes, broken_off)))}"
@@ -192,7 +201,10 @@ def _caches() -> Iterator[Finding]:
         read_records()
     except RewardError as error:
         yield Finding("caches", "records of weights", State.broken, str(error), f"rm {records_path()}")
-    user = os.environ.get("USER") or os.environ.get("LOGNAME") or "root"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in some containers
+        user = str(os.getuid())
     compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or Path(tempfile.gettempdir()) / f"torchinductor_{user}"
     yield _cache("cache of torch.compile", Path(compiled))
 
