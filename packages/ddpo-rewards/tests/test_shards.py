@@ -139,6 +139,11 @@ def test_more_samples_than_are_held_at_once(tmp_path):
             lambda folder: write_parquet(folder / "t.parquet", prompt=["a", None, "c"]),
             r"light needs prompts, but '.*/1'",
         ),
+        (
+            lambda folder: write_tar(folder / "a.tar", [("1.png", encoded(1))]),
+            "light needs prompts, but .*a.tar/1' has none",
+        ),
+        (lambda folder: write_tar(folder / "a.tar", [("1.txt", b"a cat")]), "holds no images"),
         (lambda folder: _damaged(folder / "a.tar", b"no archive"), "cannot be read as a shard"),
         (lambda folder: _damaged(folder / "a.parquet", b"no table"), "cannot be read as parquet"),
         (lambda folder: write_tar(folder / "a.tar", [("1.png", encoded(1)), ("1.json", b"[")]), "cannot be read"),

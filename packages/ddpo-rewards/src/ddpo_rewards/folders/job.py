@@ -127,6 +127,8 @@ def plan(
         raise FolderError(f"{shards[0]!r} holds images with their prompts; score it without others")
     items, notes = ([], []) if shards else _described(patterns, prompt, prompts, columns, needed=any(needs.values()))
     _check_needs(items, needs)
+    if shards:
+        _check_first(shards, columns, needs)
     kept = [] if place is None or chosen is None else read_kept(place, chosen, _columns(weights, info))
     wanted = {item.name for item in items}
     return Job(
@@ -278,6 +280,17 @@ def _check_needs(items: Sequence[Item], needs: Mapping[str, AbstractSet[str]]) -
         if word == "prompts":
             raise MissingPrompts(what)
         raise FolderError(f"{what}; give them as further columns of a metadata.jsonl beside the images")
+
+
+def _check_first(shards: Sequence[str], names: Columns, needs: Mapping[str, AbstractSet[str]]) -> None:
+    """Look at one sample before weights are loaded: where it lacks what a reward needs, so will others."""
+    first = next(read_shards(shards, columns=names), None)
+    if first is None:
+        raise FolderError(f"{shards[0]!r} holds no images")
+    for word, given in (("prompts", first.item.prompt), ("metadata", first.item.metadata)):
+        needing = [column for column, needed in needs.items() if word in needed]
+        if needing and not given:
+            raise FolderError(f"{needing[0]} needs {word}, but {first.item.name!r} has none; add them to the shard")
 
 
 def _mixed(items: Sequence[Item]) -> list[str]:
