@@ -65,7 +65,9 @@ def test_the_notebook_trains_plots_shows_and_scores(tmp_path):
     assert re.findall(r"^epoch (\d)  reward -[12]\.\d", told, re.MULTILINE) == ["1", "2"]
     assert re.search(r"before -[12]\.\d+, after -[12]\.\d+: notebook-run/lora", told)
     pictures = [["image/png" in output.get("data", {}) for output in outputs[cell]] for cell in (2, 3)]
-    assert pictures == [[True, True], [True]]
+    assert pictures == [[True, True, False], [True]]
+    (shown,) = [output for output in outputs[2] if output["output_type"] == "execute_result"]
+    assert "".join(shown["data"]["text/html"]).count("data:image/png;base64,") == 2  # the curve, and before and after
     bars = "".join("".join(output["text"]) for output in outputs[1] if output.get("name") == "stderr")
     assert all(phase in bars for phase in ("evaluating", "sampling", "training"))
 
