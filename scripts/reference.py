@@ -82,7 +82,7 @@ PACKAGES = {
             Area("Configuration", ("config", "parts")),
             Area("Runs as values", ("run", "folder", "log", "model")),
             Area("Compare", ("compare",)),
-            Area("Pictures and exports", ("pictures", "export", "hub")),
+            Area("Pictures, the report and exports", ("pictures", "view", "report", "export", "hub")),
             Area("What it will cost", ("costs",)),
         ),
     ),

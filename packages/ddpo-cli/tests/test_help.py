@@ -73,6 +73,7 @@ COMMANDS = (
     "train",
     "sample",
     "eval",
+    "report",
     "export",
     "score",
     "probe",

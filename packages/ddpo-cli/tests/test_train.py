@@ -44,7 +44,9 @@ def test_a_run_is_a_folder_with_everything_in_it(trained):
         "evaluation.json",
         "metrics.jsonl",
         "model.json",
+        "report.html",
         "samples.jsonl",
+        *(f"samples/extremes-000{epoch}.png" for epoch in (1, 2)),
         *(f"lora/{name}" for name in ("pytorch_lora_weights.safetensors", "README.md", "reward.png")),
         "lora/before-after.png",
         *(f"samples/{name}.png" for name in ("epoch-0000", "epoch-0001", "epoch-0002", "before-after")),
@@ -65,6 +67,7 @@ def test_progress_says_the_change_in_percent_and_what_to_do_next(trained):
     assert any(line.startswith("epoch 2/2  queries 8  reward ") for line in lines)
     assert any(line.startswith("Mean reward on 4 fixed") and line.endswith(f"({change:+.1f}%)") for line in lines)
     assert any("samples/before-after.png" in line for line in lines)
+    assert any(line.startswith("Report: ") and line.endswith("report.html") for line in lines)
     assert any("ddpo train --resume runs/0001-jpeg_compressibility --epochs 4" in line for line in lines)
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddpo_core import DDPOError, compute_advantages, per_epoch, per_group, per_prompt, per_run, within_prompts
+from ddpo_core.advantages import share_without_spread
 
 rewards_lists = st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=12)
 
@@ -169,3 +170,15 @@ def test_a_baseline_that_could_not_work_is_one_clear_line(make, message):
     with pytest.raises(DDPOError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "rewards", "expected"),
+    [
+        ("aabb", [1.0, 1.0, 2.0, 3.0], 1 / 2),
+        ("abca", [5.0, 1.0, 2.0, 5.0], 1.0),  # a prompt's only sample has no spread to lack
+        ("abc", [1.0, 1.0, 1.0], None),
+    ],
+)
+def test_prompts_whose_samples_are_all_alike_are_counted(prompts, rewards, expected):
+    assert share_without_spread(list(prompts), torch.tensor(rewards)) == expected

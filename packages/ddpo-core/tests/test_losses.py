@@ -52,6 +52,8 @@ def test_metrics_by_hand():
     _, metrics = ddpo_is_loss(log_probs, torch.zeros(3), torch.ones(3), clip_range=0.1)
     expected = {
         "clip_fraction": 2 / 3,
+        "clip_fraction_high": 1 / 3,
+        "clip_fraction_low": 1 / 3,
         "ratio_mean": 1.0,
         "approx_kl": (math.log(1.5) ** 2 + math.log(0.5) ** 2) / 6,
     }

@@ -30,6 +30,7 @@ from ddpo_core import (
     train_step,
     within_prompts,
 )
+from ddpo_core.objectives import log_prob_changes
 from ddpo_core.random import gaussian_noise
 from ddpo_core.types import Policy, Timesteps, Transition
 
@@ -316,3 +317,27 @@ def test_regression_trains_a_policy_without_noise():
     rwr().check(toy.policy(eta=0.0), SMALL)
     with pytest.raises(DDPOError, match="nothing to train"):
         policy_gradient(ddpo_sf_loss).check(toy.policy(eta=0.0), SMALL)
+
+
+def test_how_far_each_step_has_moved_adds_up_over_micro_batches():
+    # Two steps are trained of three: step 0 moved by 1 and 3, step 1 by 0 and 1, step 2 is not trained.
+    new, steps = torch.tensor([-1.0, 0.0, 3.0, -1.0]), torch.tensor([0, 1, 0, 1])
+    whole = log_prob_changes(new, torch.zeros(4), steps, (0, 1, 2), trained=2)
+    assert [whole[f"log_prob_change/{step}"].item() for step in range(3)] == [2.0, 0.5, 0.0]
+    first = log_prob_changes(new[:1], torch.zeros(1), steps[:1], (0, 1, 2), trained=2)
+    others = log_prob_changes(new[1:], torch.zeros(3), steps[1:], (0, 1, 2), trained=2)
+    for name, value in whole.items():
+        torch.testing.assert_close(first[name] / 4 + 3 * others[name] / 4, value)
+
+
+def test_steps_outside_the_window_are_said_not_to_move():
+    objective = policy_gradient(ddpo_sf_loss, advantages=per_epoch(), timestep_window=1, timestep_window_epochs=0)
+    policy, optimizer = toy.policy(), adamw(1e-2)
+    config = FitConfig(num_steps=4, samples_per_epoch=8, updates_per_epoch=2)
+    epochs = fit(
+        init(policy, optimizer, seed=0), policy=policy, optimizer=optimizer, reward_fn=toy.reward, prompts=["left"],
+        objective=objective, config=config,
+    )  # fmt: skip
+    _, info = next(iter(epochs))
+    assert info.metrics["log_prob_change/0"] > 0
+    assert info.metrics["log_prob_change/1"] == info.metrics["log_prob_change/2"] == 0

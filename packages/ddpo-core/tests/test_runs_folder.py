@@ -118,6 +118,7 @@ def finished_run():
         (run / "samples").mkdir(exist_ok=True)
         (run / "samples" / f"epoch-{epoch:04d}.png").write_text(str(epoch))
     (run / "samples" / "before-after.png").touch()
+    (run / "report.html").touch()
     (run / "lora").mkdir()
     (run / "lora" / "README.md").touch()
     (run / "evaluation.json").write_text('{"epoch": 3}')
@@ -139,7 +140,7 @@ def test_going_back_moves_what_is_later_aside_and_deletes_nothing():
     moved = contents(superseded)
     assert set(moved) == {
         "metrics.jsonl", "samples.jsonl", "checkpoints/epoch-000003/state.json", "samples/epoch-0003.png",
-        "samples/before-after.png", "lora/README.md", "evaluation.json", "model.json",
+        "samples/before-after.png", "lora/README.md", "evaluation.json", "model.json", "report.html",
     }  # fmt: skip
     left = contents(run)
     for name, was in before.items():

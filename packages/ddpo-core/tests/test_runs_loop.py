@@ -127,6 +127,7 @@ def test_a_run_tells_what_it_does_in_order(whole):
     ]  # fmt: skip
     assert {phase for phase, _, _ in progress} == {"evaluating", "sampling", "training"}
     assert (finished.epoch, finished.trained, finished.halted) == (3, 3, None)
+    assert finished.report == run / "report.html"
     assert (finished.before, finished.after) == (events[1].reward_mean, events[-2].reward_mean)
 
 
@@ -134,6 +135,7 @@ def test_a_run_is_a_folder_with_everything_in_it(whole):
     run, _, _ = whole
     assert {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} == {
         ".lock", "base.safetensors", "config.toml", "evaluation.json", "metrics.jsonl", "model.json", "samples.jsonl",
+        "report.html", *(f"samples/extremes-000{epoch}.png" for epoch in (1, 2, 3)),
         *(f"lora/{name}" for name in ("pytorch_lora_weights.safetensors", "README.md", "reward.png")),
         "lora/before-after.png",
         *(f"samples/{name}.png" for name in ("epoch-0000", "epoch-0001", "epoch-0002", "epoch-0003", "before-after")),
@@ -144,6 +146,17 @@ def test_a_run_is_a_folder_with_everything_in_it(whole):
         ),
     }  # fmt: skip
     assert (read_model_record(run).epoch, json.loads((run / "evaluation.json").read_text())["epoch"]) == (3, 3)
+
+
+def test_a_report_that_cannot_be_written_is_no_reason_to_fail(make):
+    seen = []
+    for event in start(make, given={"epochs": 1}):
+        seen.append(event)
+        Path("run/report.html").mkdir(exist_ok=True)  # in the place of the file
+    assert one(seen, Finished).report is None
+    assert [event.text.partition(": ")[0] for event in seen if isinstance(event, Noted)] == [
+        "report.html cannot be written"
+    ]
 
 
 def test_the_configuration_is_written_with_the_dtype_that_the_device_decided(whole):

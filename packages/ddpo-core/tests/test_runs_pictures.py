@@ -5,8 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from ddpo_core.runs.pictures import PAPER, before_after, grid, line_chart, save_png, ticks, to_pil
+from ddpo_core.runs.pictures import (
+    PAPER,
+    TILES,
+    before_after,
+    grid,
+    line_chart,
+    read_tiles,
+    save_png,
+    save_tiles,
+    ticks,
+    to_pil,
+)
 
 
 def plain(colour: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -81,3 +93,30 @@ def test_a_rising_curve_rises_in_the_picture():
 def test_any_curve_can_be_drawn(values):
     drawn = line_chart(range(len(values)), values, band=[0.0] * len(values), title="t", x_label="x")
     assert drawn.size == (720, 400)
+
+
+@pytest.mark.parametrize("sizes", [[(64, 64)] * 5, [(16, 16)], [(300, 200), (20, 40), (128, 128)]])
+def test_images_are_read_from_their_grid_pixel_for_pixel(tmp_path, sizes):
+    random = np.random.default_rng(0)
+    images = [Image.fromarray(random.integers(256, size=(h, w, 3), dtype=np.uint8)) for w, h in sizes]
+    told = [{"prompt": "a “fox” \x1b", "seed": seed, "info": {"caption": None}} for seed in range(len(images))]
+    save_tiles(tmp_path / "grid.png", images, ["a long caption " * 9] * len(images), described=told)
+    tiles = read_tiles(tmp_path / "grid.png")
+    assert [tile.described for tile in tiles] == told
+    for tile, image in zip(tiles, images, strict=True):
+        assert np.array_equal(tile.image, image)
+    with Image.open(tmp_path / "grid.png") as written:
+        assert np.array_equal(written, grid(images, ["a long caption " * 9] * len(images)))
+
+
+@pytest.mark.parametrize(
+    "chunk", [None, "", "{", "7", "[7]", '[{"box": [0, 0, 9, 9]}]', '[{"box": [0, 0, 9], "scale": 1}]',
+              '[{"box": [0, 0, 900, 9], "scale": 1}]', '[{"box": [0, 0, 9, 9], "scale": 0}]']
+)  # fmt: skip
+def test_a_picture_that_does_not_say_where_its_tiles_are_is_one_tile(tmp_path, chunk):
+    told = PngInfo()
+    if chunk is not None:
+        told.add_itxt(TILES, chunk)
+    plain("red").save(tmp_path / "any.png", pnginfo=told)
+    ((image, described),) = read_tiles(tmp_path / "any.png")
+    assert (image.size, described) == ((64, 64), {})

@@ -39,6 +39,7 @@ from ddpo_core import (
 from ddpo_core.distributed import SINGLE
 
 SMALL = FitConfig(num_steps=4, samples_per_epoch=16, updates_per_epoch=2, sample_batch_size=8)
+SECONDS = ("sampling", "reward", "training")
 DEFAULT = ddpo_is(advantages=per_prompt(min_count=4))
 
 
@@ -140,6 +141,7 @@ def test_before_the_first_update_the_ratio_is_exactly_1(tiny_policy):
     assert metrics["ratio_mean"] == 1
     assert metrics["clip_fraction"] == 0
     assert metrics["approx_kl"] == 0
+    assert {metrics[f"log_prob_change/{step}"] for step in range(4)} == {0}
 
 
 @pytest.mark.parametrize("sizes", [{"micro_batch_size": 1}, {"micro_batch_size": 5}, {"sample_batch_size": 3}])
@@ -299,7 +301,8 @@ def test_what_an_epoch_reports(tiny_policy):
     assert all(prompts.prompts[row["id"]] == prompt for prompt, row in zip(info.prompts, info.metadata, strict=True))
     torch.testing.assert_close(info.scores, info.images.mean((1, 2, 3)))
     expected = {"reward_mean", "reward_std", "reward_min", "reward_max", "loss", "grad_norm", "approx_kl", "ratio_mean"}
-    expected |= {"clip_fraction", "seconds_sampling", "seconds_reward", "seconds_training"}
+    expected |= {"clip_fraction", "clip_fraction_high", "clip_fraction_low", "prompts_without_spread"}
+    expected |= {*(f"log_prob_change/{step}" for step in range(4)), *(f"seconds_{part}" for part in SECONDS)}
     assert info.metrics.keys() == expected
 
 

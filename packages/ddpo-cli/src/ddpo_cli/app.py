@@ -13,6 +13,7 @@ from ddpo_cli import (
     presets,
     probe,
     prompts,
+    report,
     rewards,
     runs,
     sample,
@@ -36,6 +37,8 @@ EPILOG = """
   ddpo sample runs/0001-jpeg_compressibility
 
   ddpo eval runs/0001-jpeg_compressibility
+
+  ddpo report runs/0001-jpeg_compressibility    [dim]one page with all of it[/dim]
 
   ddpo score photos/ --reward jpeg_compressibility --sheet best.png
 
@@ -76,6 +79,7 @@ def _main(
 app.command("train", cls=train.TrainCommand, epilog=train.EPILOG)(readable(train.train))
 app.command("sample", epilog=sample.EPILOG)(readable(sample.sample))
 app.command("eval", epilog=evaluate.EPILOG)(readable(evaluate.evaluate))
+app.command("report", epilog=report.EPILOG)(readable(report.report))
 app.command("export", epilog=export.EPILOG)(readable(export.export))
 app.command("score", epilog=score.EPILOG)(readable(score.score))
 app.command("probe", epilog=probe.EPILOG)(readable(probe.probe))

@@ -361,6 +361,8 @@ def _conclude(finished: "Finished", config: "RunConfig", *, say: Callable[[str],
     say(f"Mean reward on {config.eval_samples} fixed prompts and seeds: {change}")
     if finished.best is not None:
         say(f"Best by what is not optimised: {checkpoint_path(run, finished.best)}")
+    if finished.report is not None:
+        say(f"Report:              {finished.report}")
     say(f"Before and after:    {finished.pictures}")
     say(f"For diffusers:       {finished.artefact}")
     say(f"Draw samples:        ddpo sample {run}")

@@ -196,6 +196,24 @@ def within_prompts(
     return results
 
 
+def share_without_spread(prompts: Sequence[str], rewards: Num[Tensor, " batch"]) -> float | None:
+    """Return how many of the prompts with several samples have rewards that are all equal; None where there are none.
+
+    Where samples are compared with others of their prompt, such prompts teach nothing.
+
+    Example:
+        >>> share_without_spread(["a cat", "a dog", "a cat", "a dog"], torch.tensor([1.0, 2.0, 1.0, 3.0]))
+        0.5
+
+    Source: Yu et al. 2025 (DAPO), section 3.2, where such prompts are drawn anew.
+    """
+    rewards_of: dict[str, list[float]] = {}
+    for prompt, reward in zip(prompts, rewards.tolist(), strict=True):
+        rewards_of.setdefault(prompt, []).append(reward)
+    several = [own for own in rewards_of.values() if len(own) > 1]
+    return fmean(min(own) == max(own) for own in several) if several else None
+
+
 def remember_differences(
     remembered: Sequence[float], values: Num[Tensor, " batch"]
 ) -> tuple[list[float], Float[Tensor, ""]]:

@@ -42,7 +42,8 @@ def ddpo_is_loss(
         ratio = exp(log_probs - old_log_probs)
         mean(max(-advantages * ratio, -advantages * clip(ratio, 1 - clip_range, 1 + clip_range)))
 
-    At ratio 1 its gradient is that of `ddpo_sf_loss`.
+    At ratio 1 its gradient is that of `ddpo_sf_loss`. `clip_fraction` is the share of ratios outside the range,
+    `clip_fraction_high` of those above it, `clip_fraction_low` of those below.
 
     Example:
         >>> loss, metrics = ddpo_is_loss(torch.tensor([-1.0]), torch.tensor([-1.0]), torch.tensor([2.0]))
@@ -54,8 +55,10 @@ def ddpo_is_loss(
     ratio = torch.exp(log_probs - old_log_probs)
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     loss = torch.maximum(-advantages * ratio, -advantages * clipped).mean()
-    outside = (ratio.detach() - 1).abs() > clip_range
-    return loss, {**_ratio_metrics(log_probs, old_log_probs), "clip_fraction": outside.float().mean()}
+    moved = ratio.detach() - 1
+    high, low = (moved > clip_range).float().mean(), (moved < -clip_range).float().mean()
+    clipping = {"clip_fraction": high + low, "clip_fraction_high": high, "clip_fraction_low": low}
+    return loss, {**_ratio_metrics(log_probs, old_log_probs), **clipping}
 
 
 def rwr_loss(

@@ -251,7 +251,11 @@ def policy_gradient(
         weighed = advantages[samples]
         if timestep_weighting == "noise":
             weighed = weighed * timestep_weights(trajectories.timesteps, trajectories.stochastic)[steps]
-        policy_loss, metrics = loss_fn(log_probs, trajectories.log_probs[samples, steps], weighed)
+        old_log_probs = trajectories.log_probs[samples, steps]
+        policy_loss, metrics = loss_fn(log_probs, old_log_probs, weighed)
+        trained = len(_window(trajectories.stochastic, timestep_window, 0))
+        changes = log_prob_changes(log_probs, old_log_probs, steps, trajectories.stochastic, trained=trained)
+        metrics = {**metrics, **changes}
         if kl_weight == 0:
             return policy_loss, metrics
         with torch.no_grad():
@@ -288,6 +292,37 @@ def timestep_weights(timesteps: Timesteps, stochastic: Sequence[int]) -> Float[T
     weights = torch.zeros_like(timesteps.std)
     weights[places] = noise / noise.mean()
     return weights
+
+
+def log_prob_changes(
+    log_probs: Float[Tensor, " batch"],
+    old_log_probs: Float[Tensor, " batch"],
+    steps: Int[Tensor, " batch"],
+    stochastic: Sequence[int],
+    *,
+    trained: int,
+) -> Metrics:
+    """Say how far updates have moved the log-probabilities of each denoising step, as `log_prob_change/STEP`.
+
+        trained * mean(|log_probs - old_log_probs| where steps == step, else 0)
+
+    That is the mean over the rows of a step where all steps are equally many, and in expectation where each sample
+    draws some of them; the formula is linear, so that it may be averaged over micro-batches.
+
+    Args:
+        log_probs: Of the policy that is trained.
+        old_log_probs: Of the policy that sampled.
+        steps: The step of every row.
+        stochastic: The steps that have a log-probability; 0 is told of those that are not trained.
+        trained: How many of them are trained.
+
+    Example:
+        >>> log_prob_changes(torch.tensor([1.0, 3.0]), torch.zeros(2), torch.tensor([0, 1]), (0, 1), trained=2)
+        {'log_prob_change/0': tensor(1.), 'log_prob_change/1': tensor(3.)}
+    """
+    changes = (log_probs.detach() - old_log_probs).abs() * (trained / len(steps))
+    sums = changes.new_zeros(max(stochastic) + 1).index_add(0, steps, changes)
+    return {f"log_prob_change/{step}": sums[step] for step in stochastic}
 
 
 def regression(weight_fn: Callable[[Sequence[str], Tensor], Tensor], *, timestep_fraction: float = 1.0) -> Objective:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ddpo_core.advantages import share_without_spread
 from ddpo_core.config import FitConfig
 from ddpo_core.constraints import Constraints, Weighed, measure, weigh_constraints
 from ddpo_core.distributed import SINGLE, Processes
@@ -185,6 +186,8 @@ def train_epoch(
     told = _read(trained, logged, processes)
     seconds = {"seconds_constraints": start - began} if constraints else {}
     told = {**told, **seconds, "seconds_training": time.perf_counter() - start}
+    spreadless = share_without_spread(drawn.prompts, scores)
+    told |= {} if spreadless is None else {"prompts_without_spread": spreadless}
     after = replace(
         trained,
         objective_state=remembered,
@@ -267,7 +270,7 @@ def train_step(
         ...                               optimizer=optimizer, objective=ddpo_sf(), micro_batch_size=8,
         ...                               max_grad_norm=1.0)
         >>> sorted(metrics)
-        ['approx_kl', 'grad_norm', 'loss', 'ratio_mean']
+        ['approx_kl', 'grad_norm', 'log_prob_change/0', 'log_prob_change/1', 'log_prob_change/2', 'loss', 'ratio_mean']
     """
     total = len(rows[0])
     leaves = {name: leaf.detach().requires_grad_() for name, leaf in state.params.items()}

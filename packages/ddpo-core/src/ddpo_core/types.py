@@ -159,9 +159,11 @@ class EpochInfo:
     `epoch` counts from 1 (it equals the epoch of the state beside it), `queries` is the total of reward evaluations,
     `advantages` are after clipping; for regression they are its weights.
     `metrics` holds `reward_mean`, `reward_std`, `reward_min`, `reward_max`, `loss`, `grad_norm`, what the loss
-    function reports (`approx_kl`, `clip_fraction`, `ratio_mean`, or `denoising_error`), `kl` where it is penalised,
-    and `seconds_sampling`, `seconds_reward`, `seconds_training` (the first two overlap where rewards have threads);
-    with constraints `seconds_constraints` as well, and `kept` says how each stood.
+    function reports (`approx_kl`, `clip_fraction`, also its parts `clip_fraction_high` and `clip_fraction_low`,
+    `ratio_mean`, or `denoising_error`), `log_prob_change/STEP` of each denoising step, `kl` where it is penalised,
+    `prompts_without_spread` where a prompt has several samples, and `seconds_sampling`, `seconds_reward`,
+    `seconds_training` (the first two overlap where rewards have threads); with constraints `seconds_constraints` as
+    well, and `kept` says how each stood.
     """
 
     epoch: int

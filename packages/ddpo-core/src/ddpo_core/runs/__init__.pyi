@@ -58,6 +58,8 @@ from ddpo_core.runs.pictures import grid as grid
 from ddpo_core.runs.pictures import line_chart as line_chart
 from ddpo_core.runs.pictures import save_png as save_png
 from ddpo_core.runs.pictures import to_pil as to_pil
+from ddpo_core.runs.report import render_report as render_report
+from ddpo_core.runs.report import write_report as write_report
 from ddpo_core.runs.rescue import Rescue as Rescue
 from ddpo_core.runs.rescue import rescue_of as rescue_of
 from ddpo_core.runs.run import Run as Run
@@ -65,3 +67,7 @@ from ddpo_core.runs.run import change_between as change_between
 from ddpo_core.runs.run import list_runs as list_runs
 from ddpo_core.runs.run import open_run as open_run
 from ddpo_core.runs.run import option_differences as option_differences
+from ddpo_core.runs.view import Curve as Curve
+from ddpo_core.runs.view import Drawing as Drawing
+from ddpo_core.runs.view import View as View
+from ddpo_core.runs.view import read_view as read_view

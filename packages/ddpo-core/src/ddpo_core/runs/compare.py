@@ -17,7 +17,8 @@ from ddpo_core.evaluation import Evaluation, evaluate
 from ddpo_core.prompts import PromptSet
 from ddpo_core.rewards import score_images
 from ddpo_core.runs.folder import BASE, BEFORE_AFTER, EVALUATION, SAMPLES, Scores, write_aside, write_text
-from ddpo_core.runs.pictures import before_after, save_png, to_pil
+from ddpo_core.runs.log import plain
+from ddpo_core.runs.pictures import before_after, save_png, save_tiles, to_pil
 from ddpo_core.types import Params, Policy, Progress, RewardFunction
 
 CONFIDENCE = 0.95
@@ -188,6 +189,22 @@ def captions(evaluation: Evaluation) -> list[str]:
     """Prompt and score of each image."""
     scores = evaluation.scores.tolist()
     return [f"{prompt}  {score:.4g}" for prompt, score in zip(evaluation.prompts.prompts, scores, strict=True)]
+
+
+def save_samples(path: Path, evaluation: Evaluation, *, count: int) -> None:
+    """Write the first `count` images with prompt and score below, which say in the file what they are.
+
+    Prompt, seed, score, and what the rewards said of it (`save_tiles`).
+    """
+    images = to_pil(evaluation.images[:count])
+    rows = []
+    for place, value in enumerate(np.asarray(evaluation.scores[: len(images)], np.float32)):
+        info = {key: plain(values[place]) for key, values in evaluation.info.items()}
+        # By its shortest decimal, as float32 prints: -2.196 and not -2.196000099182129.
+        score = float(str(value))
+        row = {"prompt": evaluation.prompts.prompts[place], "seed": evaluation.seeds[place], "score": score}
+        rows.append({**row, "info": info} if info else row)
+    save_tiles(path, images, captions(evaluation)[: len(images)], described=rows)
 
 
 def pair_sheet(before: Evaluation, after: Evaluation, *, titles: tuple[str, str]) -> Image.Image:

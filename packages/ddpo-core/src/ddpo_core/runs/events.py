@@ -84,6 +84,8 @@ class Finished:
     """The trained weights for diffusers."""
     pictures: Path
     """The fixed prompts before and after."""
+    report: Path | None = None
+    """All of it as a page; None where that could not be written."""
 
 
 Event: TypeAlias = Started | Noted | Drawn | Epoch | Saved | Finished
@@ -99,7 +101,8 @@ def as_record(event: Event) -> dict[str, Any]:
         drawn     epoch, reward_mean, picture
         epoch     seconds, and all that metrics.jsonl says of the epoch
         saved     epoch, path
-        finished  run, epoch, best, before, after, trained, seconds, artefact, pictures, halted (None, or why)
+        finished  run, epoch, best, before, after, trained, seconds, artefact, pictures, report (None where
+                  it could not be written), halted (None, or why)
 
     Keys are added, never changed or taken away.
 
@@ -125,6 +128,7 @@ def as_record(event: Event) -> dict[str, Any]:
             told = {"run": str(event.run), **{name: getattr(event, name) for name in names}}
             halted = event.halted and {"status": event.halted.status, "reason": event.halted.reason}
             told |= {"halted": halted, "artefact": str(event.artefact), "pictures": str(event.pictures)}
+            told["report"] = None if event.report is None else str(event.report)
     return {"event": type(event).__name__.lower(), **told}
 
 

@@ -4,7 +4,8 @@ config.toml      the whole configuration, and the versions that ran it
 metrics.jsonl    one object per epoch
 samples.jsonl    one object per sample of every epoch
 start/           the LoRA that it started from, where it did
-samples/         epoch-0000.png ...: the same prompts and seeds every time; before-after.png
+samples/         epoch-0000.png ...: the same prompts and seeds every time; before-after.png; extremes-0005.png ...:
+                 the best and the worst samples that an epoch was trained on
 checkpoints/     epoch-000010/ ...
 levels.json      what must not fall, and below what
 base.safetensors what the model drew before training
@@ -13,6 +14,7 @@ model.json       which epoch is the run's model, and which is the best by what i
 evaluation.json  the fixed prompts before and after: the last thing that a run writes
 lora/ or model/  the trained weights for diffusers, with a model card
 export/          what was exported of it since
+report.html      all of it as a page
 superseded/      what lay after an epoch to which the run went back
 """
 
@@ -38,6 +40,7 @@ MODEL_RECORD = "model.json"
 REWARD_STATE = "reward.json"
 EVALUATION = "evaluation.json"
 LEVELS, BASE = "levels.json", "base.safetensors"
+REPORT = "report.html"
 LORA, MODEL = "lora", "model"
 START = "start"
 SUPERSEDED = "superseded"
@@ -48,7 +51,7 @@ HEAD = "# Written by ddpo"
 # All that a run, its trackers and the commands that look at it write.
 _ENTRIES = {
     CONFIG, METRICS, SAMPLE_LOG, SAMPLES, CHECKPOINTS, MODEL_RECORD, REWARD_STATE, EVALUATION, LORA, MODEL, START,
-    SUPERSEDED, EVAL, EXPORT, LEVELS, BASE, "report.html", ".lock", "tensorboard", "wandb",
+    SUPERSEDED, EVAL, EXPORT, LEVELS, BASE, REPORT, ".lock", "tensorboard", "wandb",
     "wandb.id",
 }  # fmt: skip
 _WRITTEN_ASIDE = re.compile(r"\..+\.(aside|writing|new|old|removed)")
@@ -174,6 +177,11 @@ def sample_path(run: Path, epoch: int) -> Path:
     return run / SAMPLES / f"epoch-{epoch:04d}.png"
 
 
+def extremes_path(run: Path, epoch: int) -> Path:
+    """Where the picture of the best and the worst samples lies that `epoch` was trained on."""
+    return run / SAMPLES / f"extremes-{epoch:04d}.png"
+
+
 @contextmanager
 def locked(run: Path) -> Iterator[bool]:
     """Keep a second process from writing to `run`; yields False where the system or its files know no locks.
@@ -294,9 +302,14 @@ def go_back(run: Path, epoch: int) -> Path | None:
         The folder that it was moved to; None where there was nothing to move.
     """
     aside = next_aside(run)
-    later = [path for path in (run / SAMPLES).glob("epoch-*.png") if int(path.stem[6:]) > epoch]
+    later = [
+        path
+        for name in ("epoch", "extremes")
+        for path in (run / SAMPLES).glob(f"{name}-*.png")
+        if int(path.stem.removeprefix(f"{name}-")) > epoch
+    ]
     if (evaluated_epoch(run) or 0) > epoch:
-        ends = (EVALUATION, MODEL_RECORD, LORA, MODEL, f"{SAMPLES}/{BEFORE_AFTER}")
+        ends = (EVALUATION, MODEL_RECORD, LORA, MODEL, REPORT, f"{SAMPLES}/{BEFORE_AFTER}")
         later += [run / name for name in ends if (run / name).exists()]
     for path in later:
         target = aside / path.relative_to(run)

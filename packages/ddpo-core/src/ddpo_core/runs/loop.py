@@ -44,11 +44,11 @@ from ddpo_core.gaming.monitors import (
 from ddpo_core.gaming.rule import Observation, Verdict, assess
 from ddpo_core.prompts import PromptSet
 from ddpo_core.runs.compare import (
-    captions,
     fixed_prompts,
     load_base,
     mean_score,
     save_base,
+    save_samples,
     scores_of,
     with_others,
     write_before_after,
@@ -63,6 +63,7 @@ from ddpo_core.runs.folder import (
     ModelRecord,
     create_run,
     evaluated_epoch,
+    extremes_path,
     find_checkpoint,
     go_back,
     go_back_to_checkpoint,
@@ -84,7 +85,8 @@ from ddpo_core.runs.log import (
 )
 from ddpo_core.runs.model import best_epoch, judged_epoch
 from ddpo_core.runs.parts import Parts, load_parts, model_params
-from ddpo_core.runs.pictures import grid, save_png, to_pil
+from ddpo_core.runs.pictures import save_extremes
+from ddpo_core.runs.report import leave_report
 from ddpo_core.runs.rescue import Keeper, attach_rescue, load_reward_states
 from ddpo_core.runs.trackers import Log, Record, check_trackers, scalars, tracking
 from ddpo_core.training import fit, init
@@ -342,8 +344,9 @@ def _evaluated(run: Path, job: _Job, keeper: Keeper, log: Log, history: tuple[Ob
         write_model_card(artefact, run, config, kind=config.trainable, epoch=chosen.epoch, scores=scores)
         write_model_record(run, ModelRecord(chosen.epoch, best))
         write_scores(run, scores)
+        report, complaints = leave_report(run)
     yield drawn
-    yield from map(Noted, notes)
+    yield from map(Noted, [*notes, *complaints])
     yield Finished(
         run=run,
         epoch=chosen.epoch,
@@ -355,6 +358,7 @@ def _evaluated(run: Path, job: _Job, keeper: Keeper, log: Log, history: tuple[Ob
         seconds=time.monotonic() - began,
         artefact=artefact,
         pictures=pictures,
+        report=report,
     )
 
 
@@ -409,6 +413,8 @@ def _trained(
         # An epoch counts once it is written down: one that is broken off before is computed again.
         with job.hold(f"epoch {info.epoch}"):
             drawn = None if shown is None else _draw(run, job, state.epoch, shown)
+            if drawn is not None or state.epoch == config.epochs:
+                save_extremes(extremes_path(run, state.epoch), info.images, _sample_rows(info))
             append_samples(run, samples)
             append_metrics(run, row)
             keeper.advance(state, keep_before=judged_epoch(seen) < state.epoch)
@@ -544,8 +550,8 @@ def _evaluate(job: _Job, params: Params, *, count: int) -> Evaluation:
 
 def _draw(run: Path, job: _Job, epoch: int, evaluation: Evaluation) -> Drawn:
     """Write the first images with prompt and score below."""
-    path, count = sample_path(run, epoch), job.config.grid_samples
-    save_png(grid(to_pil(evaluation.images[:count]), captions(evaluation)[:count]), path)
+    path = sample_path(run, epoch)
+    save_samples(path, evaluation, count=job.config.grid_samples)
     return Drawn(epoch, mean_score(evaluation), path)
 
 

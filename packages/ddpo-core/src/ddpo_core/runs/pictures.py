@@ -1,23 +1,29 @@
 """The pictures that a run draws: samples in a grid, before and after, and the curve of its reward (Pillow alone)."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import ceil, floor, log10, sqrt
 from pathlib import Path
 from textwrap import wrap
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ddpo_core.runs.folder import write_aside
 
 Number: TypeAlias = float | int
 
+TILES = "ddpo"
+"""The text chunk of a PNG that says where its tiles lie and what they are."""
+
 MARGIN = 6
 MIN_TILE = 128
 PER_ROW = 8
+EXTREMES = 4
 FONT_SIZE = 12
 LINE_HEIGHT = 15
 MAX_LINES = 3
@@ -36,28 +42,95 @@ def to_pil(images: Float[Tensor, "batch 3 height width"]) -> list[Image.Image]:
     return [Image.fromarray(array) for array in pixels]
 
 
+class Tile(NamedTuple):
+    """One image of a grid, and what was said of it."""
+
+    image: Image.Image
+    described: Mapping[str, Any]
+
+
 def grid(
     images: Sequence[Image.Image], captions: Sequence[str], *, columns: int | None = None, title: str | None = None
 ) -> Image.Image:
     """All `images` in rows with their captions below; small ones are enlarged by whole factors, unsmoothed."""
-    assert len(images) == len(captions)
-    columns = columns or ceil(sqrt(len(images)))
-    tiles = [_tile(image) for image in images]
-    width, height = max(tile.width for tile in tiles), max(tile.height for tile in tiles)
-    lines = [_wrap(caption, width) for caption in captions]
-    text_height = LINE_HEIGHT * max(len(text) for text in lines)
-    head = LINE_HEIGHT + MARGIN if title else 0
-    step_x, step_y = width + MARGIN, height + text_height + MARGIN
-    rows = ceil(len(tiles) / columns)
-    sheet = Image.new("RGB", (MARGIN + columns * step_x, MARGIN + head + rows * step_y), PAPER)
+    tiles = [_enlarged(image, _factor(image)) for image in images]
+    layout = _lay_out([tile.size for tile in tiles], captions, columns=columns, title=title)
+    sheet = Image.new("RGB", layout.size, PAPER)
     draw = ImageDraw.Draw(sheet)
     if title:
         draw.text((MARGIN, MARGIN), title, fill=INK, font=_font())
-    for index, (tile, text) in enumerate(zip(tiles, lines, strict=True)):
-        x, y = MARGIN + index % columns * step_x, MARGIN + head + index // columns * step_y
-        sheet.paste(tile, (x + (width - tile.width) // 2, y + (height - tile.height) // 2))
-        draw.multiline_text((x, y + height + 1), "\n".join(text), fill=INK, font=_font(), spacing=2)
+    for tile, corner, text in zip(tiles, layout.corners, layout.texts, strict=True):
+        sheet.paste(tile, corner)
+        draw.multiline_text(text.corner, "\n".join(text.lines), fill=INK, font=_font(), spacing=2)
     return sheet
+
+
+def save_tiles(
+    path: Path,
+    images: Sequence[Image.Image],
+    captions: Sequence[str],
+    *,
+    described: Sequence[Mapping[str, Any]],
+    columns: int | None = None,
+) -> None:
+    """Write a `grid` as a PNG from which `read_tiles` takes its images again, pixel for pixel.
+
+    Args:
+        path: The file, written whole or not at all.
+        images: In order.
+        captions: What stands below each.
+        described: What is said of each, as plain values: it stands in the text chunk `TILES`, with `box` and `scale`.
+        columns: As for `grid`.
+    """
+    factors = [_factor(image) for image in images]
+    sizes = [(image.width * factor, image.height * factor) for image, factor in zip(images, factors, strict=True)]
+    corners = _lay_out(sizes, captions, columns=columns, title=None).corners
+    rows = [
+        {**said, "box": [left, top, left + width, top + height], "scale": factor}
+        for said, (left, top), (width, height), factor in zip(described, corners, sizes, factors, strict=True)
+    ]
+    told = PngInfo()
+    told.add_text(TILES, json.dumps(rows, allow_nan=False))
+    sheet = grid(images, captions, columns=columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(path, lambda aside: sheet.save(aside, format="PNG", pnginfo=told))
+
+
+def save_extremes(path: Path, images: Float[Tensor, "batch 3 height width"], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the samples with the highest rewards, the best first, and below them those with the lowest.
+
+    Args:
+        path: The file.
+        images: Samples of an epoch.
+        rows: What samples.jsonl says of each of them; of its place in the epoch alone it is found again.
+    """
+    order = sorted(range(len(rows)), key=lambda place: -float(rows[place]["reward"]))
+    chosen = order if len(order) <= 2 * EXTREMES else [*order[:EXTREMES], *order[-EXTREMES:]]
+    described = [{"epoch": rows[place]["epoch"], "sample": rows[place]["sample"]} for place in chosen]
+    captions = [f"{rows[place]['prompt']}  {rows[place]['reward']:.4g}" for place in chosen]
+    save_tiles(path, to_pil(images[chosen]), captions, described=described, columns=EXTREMES)
+
+
+def read_tiles(path: Path) -> list[Tile]:
+    """Take the images out of a picture that `save_tiles` wrote; any other picture is a single tile of its own.
+
+    Raises:
+        OSError: It is no picture, or a torn one.
+    """
+    with Image.open(path) as picture:
+        rows = _described(picture)
+        whole = picture.convert("RGB")
+    return [Tile(_reduced(whole, box, scale), row) for row, box, scale in rows] or [Tile(whole, {})]
+
+
+def read_descriptions(path: Path) -> list[dict[str, Any]]:
+    """Return what is said of each tile of a picture, without decoding it; nothing where it does not say.
+
+    Raises:
+        OSError: It is no picture.
+    """
+    with Image.open(path) as picture:
+        return [row for row, *_ in _described(picture)]
 
 
 def before_after(
@@ -141,11 +214,68 @@ def _stack(sheets: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-def _tile(image: Image.Image) -> Image.Image:
-    factor = max(1, round(MIN_TILE / max(image.size)))
-    if factor > 1:
-        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    return image
+class _Text(NamedTuple):
+    corner: tuple[int, int]
+    lines: list[str]
+
+
+class _Layout(NamedTuple):
+    """Where in a sheet of some size every tile and its caption go."""
+
+    size: tuple[int, int]
+    corners: list[tuple[int, int]]
+    texts: list[_Text]
+
+
+def _lay_out(
+    sizes: Sequence[tuple[int, int]], captions: Sequence[str], *, columns: int | None, title: str | None
+) -> _Layout:
+    assert len(sizes) == len(captions)
+    columns = columns or ceil(sqrt(len(sizes)))
+    width, height = max(size[0] for size in sizes), max(size[1] for size in sizes)
+    lines = [_wrap(caption, width) for caption in captions]
+    head = LINE_HEIGHT + MARGIN if title else 0
+    step_x = width + MARGIN
+    step_y = height + LINE_HEIGHT * max(len(text) for text in lines) + MARGIN
+    places = [
+        (MARGIN + index % columns * step_x, MARGIN + head + index // columns * step_y) for index in range(len(sizes))
+    ]
+    whole = (MARGIN + columns * step_x, MARGIN + head + ceil(len(sizes) / columns) * step_y)
+    corners = [
+        (x + (width - size[0]) // 2, y + (height - size[1]) // 2) for (x, y), size in zip(places, sizes, strict=True)
+    ]
+    texts = [_Text((x, y + height + 1), text) for (x, y), text in zip(places, lines, strict=True)]
+    return _Layout(whole, corners, texts)
+
+
+def _factor(image: Image.Image) -> int:
+    return max(1, round(MIN_TILE / max(image.size)))
+
+
+def _enlarged(image: Image.Image, factor: int) -> Image.Image:
+    if factor == 1:
+        return image
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def _described(picture: Image.Image) -> list[tuple[dict[str, Any], tuple[int, int, int, int], int]]:
+    """What a picture says of its tiles, and where they lie and how much they are enlarged; nothing if that is wrong."""
+    try:
+        rows = [dict(row) for row in json.loads(picture.info[TILES])]
+        places = [(tuple(map(int, row.pop("box"))), int(row.pop("scale"))) for row in rows]
+        for (left, top, right, bottom), scale in places:
+            if not (scale >= 1 and 0 <= left < right <= picture.width and 0 <= top < bottom <= picture.height):
+                return []
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return []
+    return [(row, (box[0], box[1], box[2], box[3]), scale) for row, (box, scale) in zip(rows, places, strict=True)]
+
+
+def _reduced(sheet: Image.Image, box: tuple[int, int, int, int], scale: int) -> Image.Image:
+    """Cut a tile out and undo its enlargement."""
+    left, top, right, bottom = box
+    size = (max(1, (right - left) // scale), max(1, (bottom - top) // scale))
+    return sheet.crop(box).resize(size, Image.Resampling.NEAREST)
 
 
 def _wrap(caption: str, width: int) -> list[str]:
