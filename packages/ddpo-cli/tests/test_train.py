@@ -50,6 +50,7 @@ def test_a_run_is_a_folder_with_everything_in_it(trained):
         *(f"lora/{name}" for name in ("pytorch_lora_weights.safetensors", "README.md", "reward.png")),
         "lora/before-after.png",
         *(f"samples/{name}.png" for name in ("epoch-0000", "epoch-0001", "epoch-0002", "before-after")),
+        "samples/series.webp",
         *(
             f"checkpoints/epoch-00000{epoch}/{name}"
             for epoch in (1, 2)

@@ -14,6 +14,7 @@ from ddpo_core.runs.pictures import (
     grid,
     line_chart,
     read_tiles,
+    save_animation,
     save_png,
     save_tiles,
     ticks,
@@ -58,6 +59,21 @@ def test_before_and_after_show_all_pairs():
         before_after([plain("red")] * 9, [plain("blue")] * 9, captions=(["x"] * 9,) * 2, titles=("a", "b"))
     )
     assert (sheet == (255, 0, 0)).all(-1).sum() == (sheet == (0, 0, 255)).all(-1).sum() == 9 * 128 * 128
+
+
+def test_pictures_follow_each_other_in_an_animation_and_the_last_stays_longest(tmp_path):
+    path = tmp_path / "series.webp"
+    save_animation([(plain("red"), "before"), (plain("blue", (80, 64)), "after")], path)
+    with Image.open(path) as animation:
+        assert (animation.n_frames, animation.size) == (2, (80, 64 + 21))
+        durations = []
+        for frame, colour in enumerate([(255, 0, 0), (0, 0, 255)]):
+            animation.seek(frame)
+            animation.load()
+            durations.append(animation.info["duration"])
+            middle = animation.convert("RGB").getpixel((32, 53))
+            assert all(abs(seen - wanted) < 30 for seen, wanted in zip(middle, colour, strict=True))
+        assert durations == [600, 3000]
 
 
 def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path):

@@ -16,13 +16,14 @@ from torch import Tensor
 from ddpo_core.evaluation import Evaluation, evaluate
 from ddpo_core.prompts import PromptSet
 from ddpo_core.rewards import score_images
-from ddpo_core.runs.folder import BASE, BEFORE_AFTER, EVALUATION, SAMPLES, Scores, write_aside, write_text
+from ddpo_core.runs.folder import BASE, BEFORE_AFTER, EVALUATION, SAMPLES, SERIES, Scores, write_aside, write_text
 from ddpo_core.runs.log import plain
-from ddpo_core.runs.pictures import before_after, save_png, save_tiles, to_pil
+from ddpo_core.runs.pictures import before_after, save_animation, save_png, save_tiles, to_pil
 from ddpo_core.types import Params, Policy, Progress, RewardFunction
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
+FRAMES = 60
 SHOWN_PAIRS = 16
 
 _AT_ONCE = 2_000_000  # drawn indices held in memory
@@ -255,6 +256,18 @@ def write_scores(run: Path, scores: Scores) -> None:
         "mean": {"before": fmean(scores.before), "after": fmean(scores.after)},
     }
     write_text(run / EVALUATION, json.dumps(record, indent=2) + "\n")
+
+
+def write_series(run: Path) -> None:
+    """Write the grids of the fixed prompts, at most 60 of them, as one moving picture, where there are two."""
+    found = {int(path.stem.removeprefix("epoch-")): path for path in (run / SAMPLES).glob("epoch-*.png")}
+    if len(found) < 2:
+        return
+    epochs, frames = sorted(found), []
+    for epoch in sorted({epochs[round(place * (len(epochs) - 1) / (FRAMES - 1))] for place in range(FRAMES)}):
+        with Image.open(found[epoch]) as picture:
+            frames.append((picture.convert("RGB"), f"after {epoch} epochs" if epoch else "before training"))
+    save_animation(frames, run / SAMPLES / SERIES)
 
 
 def write_before_after(run: Path, before: Evaluation, after: Evaluation, *, epoch: int) -> Path:

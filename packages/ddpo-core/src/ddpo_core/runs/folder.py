@@ -4,8 +4,8 @@ config.toml      the whole configuration, and the versions that ran it
 metrics.jsonl    one object per epoch
 samples.jsonl    one object per sample of every epoch
 start/           the LoRA that it started from, where it did
-samples/         epoch-0000.png ...: the same prompts and seeds every time; before-after.png; extremes-0005.png ...:
-                 the best and the worst samples that an epoch was trained on
+samples/         epoch-0000.png ...: the same prompts and seeds every time; before-after.png; series.webp;
+                 extremes-0005.png ...: the best and the worst samples that an epoch was trained on
 checkpoints/     epoch-000010/ ...
 levels.json      what must not fall, and below what
 base.safetensors what the model drew before training
@@ -35,6 +35,7 @@ RUNS = Path("runs")
 CONFIG = "config.toml"
 SAMPLES = "samples"
 BEFORE_AFTER = "before-after.png"
+SERIES = "series.webp"
 CHECKPOINTS = "checkpoints"
 MODEL_RECORD = "model.json"
 REWARD_STATE = "reward.json"
@@ -309,7 +310,7 @@ def go_back(run: Path, epoch: int) -> Path | None:
         if int(path.stem.removeprefix(f"{name}-")) > epoch
     ]
     if (evaluated_epoch(run) or 0) > epoch:
-        ends = (EVALUATION, MODEL_RECORD, LORA, MODEL, REPORT, f"{SAMPLES}/{BEFORE_AFTER}")
+        ends = (EVALUATION, MODEL_RECORD, LORA, MODEL, REPORT, f"{SAMPLES}/{BEFORE_AFTER}", f"{SAMPLES}/{SERIES}")
         later += [run / name for name in ends if (run / name).exists()]
     for path in later:
         target = aside / path.relative_to(run)

@@ -53,6 +53,7 @@ from ddpo_core.runs.compare import (
     with_others,
     write_before_after,
     write_scores,
+    write_series,
 )
 from ddpo_core.runs.config import RunConfig, changed_versions, label, read_run_config, references, to_toml
 from ddpo_core.runs.events import Drawn, Epoch, Event, Finished, Noted, Saved, Started
@@ -340,6 +341,7 @@ def _evaluated(run: Path, job: _Job, keeper: Keeper, log: Log, history: tuple[Ob
         drawn = _draw(run, job, chosen.epoch, after)
         notes = log(_record_of(drawn))
         pictures = write_before_after(run, before, after, epoch=chosen.epoch)
+        write_series(run)
         scores = scores_of(before, after, epoch=chosen.epoch)
         write_model_card(artefact, run, config, kind=config.trainable, epoch=chosen.epoch, scores=scores)
         write_model_record(run, ModelRecord(chosen.epoch, best))

@@ -27,6 +27,7 @@ EXTREMES = 4
 FONT_SIZE = 12
 LINE_HEIGHT = 15
 MAX_LINES = 3
+FRAME_MILLISECONDS, LAST_MILLISECONDS = 600, 3_000
 PAPER, INK = (255, 255, 255), (32, 32, 32)
 
 CHART_SIZE = (720, 400)
@@ -203,6 +204,20 @@ def save_png(image: Image.Image, path: Path) -> None:
     """Write a PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_aside(path, lambda aside: image.save(aside, format="PNG"))
+
+
+def save_animation(frames: Sequence[tuple[Image.Image, str]], path: Path) -> None:
+    """Write pictures one after the other as an animated WebP, each with its title above; the last is shown longest."""
+    width, height = (max(getattr(picture, side) for picture, _ in frames) for side in ("width", "height"))
+    drawn = []
+    for picture, title in frames:
+        frame = Image.new("RGB", (width, height + LINE_HEIGHT + MARGIN), PAPER)
+        ImageDraw.Draw(frame).text((MARGIN, MARGIN), title, fill=INK, font=_font())
+        frame.paste(picture, (0, LINE_HEIGHT + MARGIN))
+        drawn.append(frame)
+    shown = [FRAME_MILLISECONDS] * (len(drawn) - 1) + [LAST_MILLISECONDS]
+    options = {"save_all": True, "append_images": drawn[1:], "duration": shown, "loop": 0, "quality": 80}
+    write_aside(path, lambda aside: drawn[0].save(aside, format="WEBP", **options))
 
 
 def _stack(sheets: Sequence[Image.Image]) -> Image.Image:
