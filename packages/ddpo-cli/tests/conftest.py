@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import chdir
@@ -153,3 +154,11 @@ def plugin(working_directory: Path) -> Callable[..., str]:
         return f"{name}:score"
 
     return write
+
+
+@pytest.fixture
+def interruptible():
+    """A shell's background job is started with SIGINT ignored; the tests may be one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -79,6 +79,7 @@ def test_libraries_say_nothing_of_their_own(quick):
         "Trained",
         "Mean reward",
         "Best by",
+        "Report",
         "Before and after",
         "For diffusers",
         "Draw",

@@ -96,6 +96,7 @@ def test_a_run_in_training_is_followed_until_it_ends(working_directory):
     assert (data["live"], data["runs"][0]["status"]) == (False, "finished")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_page_that_is_no_longer_written_does_not_wait_for_more(working_directory):
     write_epochs(working_directory / "run", 1)
     with subprocess.Popen(WATCH, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -175,14 +174,6 @@ def test_a_run_that_broke_off_goes_on_where_it_was(ddpo, folder, plugin):
     assert again.stderr == "Wrote 4 rows to scores.csv\n"
     rows = list(csv.DictReader(io.StringIO(Path("scores.csv").read_text())))
     assert [float(row[f"{reference}"]) for row in rows] == pytest.approx([0, 64 / 255, 128 / 255, 192 / 255], abs=1e-6)
-
-
-@pytest.fixture
-def interruptible():
-    """A shell's background job is started with SIGINT ignored; the tests may be one."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")
