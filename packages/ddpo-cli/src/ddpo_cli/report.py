@@ -91,9 +91,9 @@ def report(
         ]
 
     known, views = _stamp(folders), read()  # in this order: what is written in between is seen next time
-    write_text(path, render_report(views, live=watch and _goes_on(views)))
-    tell(str(path))
     try:
+        write_text(path, render_report(views, live=watch and _goes_on(views)))
+        tell(str(path))
         while watch and _goes_on(views):
             time.sleep(every)
             seen = _stamp(folders)
