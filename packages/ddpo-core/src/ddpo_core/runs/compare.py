@@ -16,8 +16,18 @@ from torch import Tensor
 from ddpo_core.evaluation import Evaluation, evaluate
 from ddpo_core.prompts import PromptSet
 from ddpo_core.rewards import score_images
-from ddpo_core.runs.folder import BASE, BEFORE_AFTER, EVALUATION, SAMPLES, SERIES, Scores, write_aside, write_text
-from ddpo_core.runs.log import plain
+from ddpo_core.runs.folder import (
+    BASE,
+    BEFORE_AFTER,
+    EVALUATION,
+    SAMPLES,
+    SERIES,
+    Scores,
+    numbered_pictures,
+    write_aside,
+    write_text,
+)
+from ddpo_core.runs.log import decimals, plain
 from ddpo_core.runs.pictures import before_after, save_animation, save_png, save_tiles, to_pil
 from ddpo_core.types import Params, Policy, Progress, RewardFunction
 
@@ -197,12 +207,9 @@ def save_samples(path: Path, evaluation: Evaluation, *, count: int) -> None:
 
     Prompt, seed, score, and what the rewards said of it (`save_tiles`).
     """
-    images = to_pil(evaluation.images[:count])
-    rows = []
-    for place, value in enumerate(np.asarray(evaluation.scores[: len(images)], np.float32)):
+    images, rows = to_pil(evaluation.images[:count]), []
+    for place, score in enumerate(decimals(evaluation.scores[:count])):
         info = {key: plain(values[place]) for key, values in evaluation.info.items()}
-        # By its shortest decimal, as float32 prints: -2.196 and not -2.196000099182129.
-        score = float(str(value))
         row = {"prompt": evaluation.prompts.prompts[place], "seed": evaluation.seeds[place], "score": score}
         rows.append({**row, "info": info} if info else row)
     save_tiles(path, images, captions(evaluation)[: len(images)], described=rows)
@@ -260,10 +267,10 @@ def write_scores(run: Path, scores: Scores) -> None:
 
 def write_series(run: Path) -> None:
     """Write the grids of the fixed prompts, at most 60 of them, as one moving picture, where there are two."""
-    found = {int(path.stem.removeprefix("epoch-")): path for path in (run / SAMPLES).glob("epoch-*.png")}
+    found = numbered_pictures(run, "epoch")
     if len(found) < 2:
         return
-    epochs, frames = sorted(found), []
+    epochs, frames = list(found), []
     for epoch in sorted({epochs[round(place * (len(epochs) - 1) / (FRAMES - 1))] for place in range(FRAMES)}):
         with Image.open(found[epoch]) as picture:
             frames.append((picture.convert("RGB"), f"after {epoch} epochs" if epoch else "before training"))

@@ -183,6 +183,12 @@ def extremes_path(run: Path, epoch: int) -> Path:
     return run / SAMPLES / f"extremes-{epoch:04d}.png"
 
 
+def numbered_pictures(run: Path, name: str) -> dict[int, Path]:
+    """Return the pictures of a run that are called `name` and an epoch, by the epoch, in order."""
+    numbered = ((path.stem.removeprefix(f"{name}-"), path) for path in (run / SAMPLES).glob(f"{name}-*.png"))
+    return dict(sorted((int(epoch), path) for epoch, path in numbered if epoch.isdecimal()))
+
+
 @contextmanager
 def locked(run: Path) -> Iterator[bool]:
     """Keep a second process from writing to `run`; yields False where the system or its files know no locks.
@@ -304,10 +310,7 @@ def go_back(run: Path, epoch: int) -> Path | None:
     """
     aside = next_aside(run)
     later = [
-        path
-        for name in ("epoch", "extremes")
-        for path in (run / SAMPLES).glob(f"{name}-*.png")
-        if int(path.stem.removeprefix(f"{name}-")) > epoch
+        path for name in ("epoch", "extremes") for drawn, path in numbered_pictures(run, name).items() if drawn > epoch
     ]
     if (evaluated_epoch(run) or 0) > epoch:
         ends = (EVALUATION, MODEL_RECORD, LORA, MODEL, REPORT, f"{SAMPLES}/{BEFORE_AFTER}", f"{SAMPLES}/{SERIES}")

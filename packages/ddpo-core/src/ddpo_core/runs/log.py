@@ -77,6 +77,20 @@ def read_lines(file: Path, *, until: int | None = None) -> Lines:
     return lines
 
 
+def decimals(values: Any) -> list[float]:
+    """Return an array of float32 numbers by their shortest decimals, which are read back as the same float32.
+
+    Example:
+        >>> import numpy as np
+        >>> array = np.array([-2.196], np.float32)
+        >>> decimals(array), array.tolist()
+        ([-2.196], [-2.196000099182129])
+    """
+    import numpy as np  # not above: the configuration imports this file, and `ddpo train --help` that
+
+    return [float(str(value)) for value in np.asarray(values, np.float32)]
+
+
 def plain(value: Any) -> Any:
     """Return what JSON can hold of `value`: a reward may say anything.
 

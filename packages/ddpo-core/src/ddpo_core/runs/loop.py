@@ -20,7 +20,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 
 from ddpo_core.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
@@ -80,6 +79,7 @@ from ddpo_core.runs.log import (
     append_samples,
     as_observation,
     as_row,
+    decimals,
     plain,
     read_lines,
     read_metrics,
@@ -577,10 +577,7 @@ def _observer(job: _Job) -> Callable[[TrainState, EpochInfo], Observation]:
 
 def _sample_rows(info: EpochInfo) -> list[dict[str, Any]]:
     """One row per sample of this process; `sample` is its place among those of the epoch."""
-    # By their shortest decimals, as float32 prints: -2.196 and not -2.196000099182129.
-    scores, advantages = (
-        [float(str(value)) for value in np.asarray(values, np.float32)] for values in (info.scores, info.advantages)
-    )
+    scores, advantages = decimals(info.scores), decimals(info.advantages)
     return [
         {
             "epoch": info.epoch,

@@ -55,15 +55,7 @@ def grid(
 ) -> Image.Image:
     """All `images` in rows with their captions below; small ones are enlarged by whole factors, unsmoothed."""
     tiles = [_enlarged(image, _factor(image)) for image in images]
-    layout = _lay_out([tile.size for tile in tiles], captions, columns=columns, title=title)
-    sheet = Image.new("RGB", layout.size, PAPER)
-    draw = ImageDraw.Draw(sheet)
-    if title:
-        draw.text((MARGIN, MARGIN), title, fill=INK, font=_font())
-    for tile, corner, text in zip(tiles, layout.corners, layout.texts, strict=True):
-        sheet.paste(tile, corner)
-        draw.multiline_text(text.corner, "\n".join(text.lines), fill=INK, font=_font(), spacing=2)
-    return sheet
+    return _sheet(tiles, _lay_out(tiles, captions, columns=columns, title=title), title)
 
 
 def save_tiles(
@@ -84,15 +76,15 @@ def save_tiles(
         columns: As for `grid`.
     """
     factors = [_factor(image) for image in images]
-    sizes = [(image.width * factor, image.height * factor) for image, factor in zip(images, factors, strict=True)]
-    corners = _lay_out(sizes, captions, columns=columns, title=None).corners
+    tiles = [_enlarged(image, factor) for image, factor in zip(images, factors, strict=True)]
+    layout = _lay_out(tiles, captions, columns=columns, title=None)
     rows = [
-        {**said, "box": [left, top, left + width, top + height], "scale": factor}
-        for said, (left, top), (width, height), factor in zip(described, corners, sizes, factors, strict=True)
+        {**said, "box": [left, top, left + tile.width, top + tile.height], "scale": factor}
+        for said, (left, top), tile, factor in zip(described, layout.corners, tiles, factors, strict=True)
     ]
     told = PngInfo()
     told.add_text(TILES, json.dumps(rows, allow_nan=False))
-    sheet = grid(images, captions, columns=columns)
+    sheet = _sheet(tiles, layout, None)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_aside(path, lambda aside: sheet.save(aside, format="PNG", pnginfo=told))
 
@@ -243,24 +235,36 @@ class _Layout(NamedTuple):
 
 
 def _lay_out(
-    sizes: Sequence[tuple[int, int]], captions: Sequence[str], *, columns: int | None, title: str | None
+    tiles: Sequence[Image.Image], captions: Sequence[str], *, columns: int | None, title: str | None
 ) -> _Layout:
-    assert len(sizes) == len(captions)
-    columns = columns or ceil(sqrt(len(sizes)))
-    width, height = max(size[0] for size in sizes), max(size[1] for size in sizes)
+    assert len(tiles) == len(captions)
+    columns = columns or ceil(sqrt(len(tiles)))
+    width, height = max(tile.width for tile in tiles), max(tile.height for tile in tiles)
     lines = [_wrap(caption, width) for caption in captions]
     head = LINE_HEIGHT + MARGIN if title else 0
     step_x = width + MARGIN
     step_y = height + LINE_HEIGHT * max(len(text) for text in lines) + MARGIN
     places = [
-        (MARGIN + index % columns * step_x, MARGIN + head + index // columns * step_y) for index in range(len(sizes))
+        (MARGIN + index % columns * step_x, MARGIN + head + index // columns * step_y) for index in range(len(tiles))
     ]
-    whole = (MARGIN + columns * step_x, MARGIN + head + ceil(len(sizes) / columns) * step_y)
+    whole = (MARGIN + columns * step_x, MARGIN + head + ceil(len(tiles) / columns) * step_y)
     corners = [
-        (x + (width - size[0]) // 2, y + (height - size[1]) // 2) for (x, y), size in zip(places, sizes, strict=True)
+        (x + (width - tile.width) // 2, y + (height - tile.height) // 2)
+        for (x, y), tile in zip(places, tiles, strict=True)
     ]
     texts = [_Text((x, y + height + 1), text) for (x, y), text in zip(places, lines, strict=True)]
     return _Layout(whole, corners, texts)
+
+
+def _sheet(tiles: Sequence[Image.Image], layout: _Layout, title: str | None) -> Image.Image:
+    sheet = Image.new("RGB", layout.size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        draw.text((MARGIN, MARGIN), title, fill=INK, font=_font())
+    for tile, corner, text in zip(tiles, layout.corners, layout.texts, strict=True):
+        sheet.paste(tile, corner)
+        draw.multiline_text(text.corner, "\n".join(text.lines), fill=INK, font=_font(), spacing=2)
+    return sheet
 
 
 def _factor(image: Image.Image) -> int:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ddpo_core.runs.compare import compare_scores
 from ddpo_core.runs.config import VERSIONS, flat_options
-from ddpo_core.runs.folder import EVALUATION, SAMPLES
+from ddpo_core.runs.folder import EVALUATION, numbered_pictures
 from ddpo_core.runs.log import SAMPLE_LOG, plain, read_lines
 from ddpo_core.runs.pictures import Tile, read_descriptions, read_tiles
 from ddpo_core.runs.run import Run, Status
@@ -97,8 +97,10 @@ def read_view(run: Run, *, probes: Iterable[Path] = ()) -> View:
     logged = read_lines(run.folder / SAMPLE_LOG)
     notes = [*run.complaints, *logged.complaints[:3]]
     rows = [row for row in run.rows if number(row.get("queries")) is not None]
-    samples = run.folder / SAMPLES
-    drawings = [*_drawings("fixed", samples, "epoch"), *_drawings("extremes", samples, "extremes")]
+    drawings = [
+        *(Drawing("fixed", epoch, path) for epoch, path in numbered_pictures(run.folder, "epoch").items()),
+        *(Drawing("extremes", epoch, path) for epoch, path in numbered_pictures(run.folder, "extremes").items()),
+    ]
     found = [path for path in (run.folder / PROBE, *sorted(run.folder.glob(f"*/{PROBE}"))) if path.is_file()]
     given = [path / PROBE if path.is_dir() else path for path in probes]
     options = {} if run.config is None else run.config.model_dump(mode="json", exclude_none=True)
@@ -141,11 +143,6 @@ def number(value: Any) -> float | None:
 def text(value: Any) -> str:
     """Return any value as text that UTF-8 can hold: a name on a disk may be none."""
     return str(value).encode("utf-8", "replace").decode("utf-8")
-
-
-def _drawings(kind: Literal["fixed", "extremes"], folder: Path, name: str) -> list[Drawing]:
-    numbered = [(path.stem.removeprefix(f"{name}-"), path) for path in sorted(folder.glob(f"{name}-*.png"))]
-    return [Drawing(kind, int(epoch), path) for epoch, path in numbered if epoch.isdecimal()]
 
 
 class _Point(NamedTuple):
