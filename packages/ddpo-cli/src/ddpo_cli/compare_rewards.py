@@ -8,6 +8,7 @@ import typer
 
 from ddpo_cli import completion
 from ddpo_cli.errors import CLIError
+from ddpo_cli.score import OnePrompt, PromptsFile, missing_prompts_named
 from ddpo_cli.ui.console import Format, FormatOption, emit, foreign_output, say
 from ddpo_cli.ui.progress import counted
 
@@ -39,17 +40,8 @@ def compare(
         ),
     ],
     *,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A .csv, .jsonl or .parquet with a prompt per image, or a .txt with one per line.",
-            show_default="a metadata.csv or metadata.jsonl beside the images",
-        ),
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="One prompt for every image.", show_default=False)
-    ] = None,
+    prompts: PromptsFile = None,
+    prompt: OnePrompt = None,
     sheet: Annotated[
         Path | None,
         typer.Option(metavar="PNG", help="A contact sheet of what they disagree about most.", show_default=False),
@@ -67,12 +59,8 @@ def compare(
         raise CLIError(f"got {' '.join(arguments)!r}; want two rewards or more, then the images")
     with foreign_output():
         allow_local_modules(rewards)
-        try:
+        with missing_prompts_named():
             job = folders.plan([images], rewards, prompt=prompt, prompts=prompts)
-        except folders.MissingPrompts as error:
-            raise CLIError(
-                f"{error.what}; give --prompt TEXT, --prompts FILE, or a metadata.jsonl beside the images"
-            ) from None
         for note in job.notes:
             say(note)
         with counted("scoring") as told, closing(folders.score(job)) as scored:

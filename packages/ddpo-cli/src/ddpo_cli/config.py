@@ -10,7 +10,7 @@ import typer
 from ddpo_cli import completion
 from ddpo_cli.errors import readable
 from ddpo_cli.train import PresetOption, SetOption, TrainCommand, new_config
-from ddpo_cli.ui.console import tell, to_json
+from ddpo_cli.ui.console import command_group, tell, to_json
 
 if TYPE_CHECKING:
     from ddpo_core.runs.config import RunConfig
@@ -37,13 +37,7 @@ class ConfigFormat(StrEnum):
     json = "json"
 
 
-app = typer.Typer(
-    help="Show the configuration of a run, a preset, a file, or the defaults.",
-    epilog=EPILOG,
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
+app = command_group(help="Show the configuration of a run, a preset, a file, or the defaults.", epilog=EPILOG)
 
 
 @app.command("show", cls=TrainCommand, epilog=EPILOG)

@@ -9,6 +9,7 @@ import typer
 
 from ddpo_cli import completion
 from ddpo_cli.errors import CLIError
+from ddpo_cli.sample import LoraScale
 from ddpo_cli.ui.console import Format, emit, foreign_output, messages, say
 from ddpo_cli.ui.progress import counted, loading
 
@@ -81,10 +82,7 @@ def evaluate(
     num_steps: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Denoising steps.", show_default="the run's")
     ] = None,
-    lora_scale: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="How much of the LoRA's update to take: 0 is the base model.", show_default="1"),
-    ] = None,
+    lora_scale: LoraScale = None,
     device: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, ...", show_default="the run's")
     ] = None,

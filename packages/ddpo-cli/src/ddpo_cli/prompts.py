@@ -6,7 +6,7 @@ import typer
 
 from ddpo_cli import completion
 from ddpo_cli.errors import readable
-from ddpo_cli.ui.console import Format, FormatOption, emit
+from ddpo_cli.ui.console import Format, FormatOption, command_group, emit
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -20,13 +20,7 @@ EPILOG = """
   ddpo prompts show simple_animals --format csv > mine.csv     [dim]for --prompts file:mine.csv[/dim]
 """
 
-app = typer.Typer(
-    help="List the built-in prompt sets, and show what is in one.",
-    epilog=EPILOG,
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
+app = command_group(help="List the built-in prompt sets, and show what is in one.", epilog=EPILOG)
 
 
 @app.command("list")

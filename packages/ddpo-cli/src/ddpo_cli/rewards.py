@@ -8,7 +8,7 @@ import typer
 
 from ddpo_cli import bench_reward, compare_rewards, completion, serve_reward
 from ddpo_cli.errors import BAD_INPUT, CLIError, readable
-from ddpo_cli.ui.console import Format, FormatOption, emit, foreign_output, say, tell
+from ddpo_cli.ui.console import Format, FormatOption, command_group, emit, foreign_output, say, tell
 
 if TYPE_CHECKING:
     from ddpo_rewards import RewardSpec
@@ -37,13 +37,7 @@ EPILOG = """
   ddpo rewards serve vqascore          [dim]for trainers elsewhere[/dim]
 """
 
-app = typer.Typer(
-    help="Look at the installed rewards, check and compare them, or start a plugin.",
-    epilog=EPILOG,
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
+app = command_group(help="Look at the installed rewards, check and compare them, or start a plugin.", epilog=EPILOG)
 
 
 @app.command("list")

@@ -9,7 +9,7 @@ import typer
 
 from ddpo_cli import completion
 from ddpo_cli.errors import CLIError, readable
-from ddpo_cli.ui.console import Format, FormatOption, emit, say, tell
+from ddpo_cli.ui.console import Format, FormatOption, command_group, emit, say, tell
 from ddpo_cli.ui.numbers import duration, moved, size, sparkline
 
 if TYPE_CHECKING:
@@ -31,13 +31,7 @@ EPILOG = """
   ddpo runs rm runs/0001-jpeg_compressibility
 """
 
-app = typer.Typer(
-    help="Look at runs, compare them, and delete those that nobody needs.",
-    epilog=EPILOG,
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
+app = command_group(help="Look at runs, compare them, and delete those that nobody needs.", epilog=EPILOG)
 
 
 @app.command("list")

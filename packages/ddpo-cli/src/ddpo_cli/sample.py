@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
     from ddpo_core import Params, Policy
     from ddpo_core.runs.config import RunConfig
+
+LoraScale: TypeAlias = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="How much of the LoRA's update to take: 0 is the base model.", show_default="1"),
+]
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -74,10 +79,7 @@ def sample(
         float | None,
         typer.Option(metavar="X", min=1, help="Classifier-free guidance.", show_default="the run's, else 1"),
     ] = None,
-    lora_scale: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="How much of the LoRA's update to take: 0 is the base model.", show_default="1"),
-    ] = None,
+    lora_scale: LoraScale = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PNG", help="The grid.")] = Path("samples.png"),
     separate: Annotated[
         Path | None,

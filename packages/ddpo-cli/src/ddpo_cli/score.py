@@ -17,6 +17,17 @@ from ddpo_cli.ui.progress import counted
 if TYPE_CHECKING:
     from ddpo_rewards.folders import Row
 
+PromptsFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A .csv, .jsonl or .parquet with a prompt per image, or a .txt with one per line.",
+        show_default="a metadata.csv or metadata.jsonl beside the images",
+    ),
+]
+OnePrompt: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="One prompt for every image.", show_default=False)
+]
 PromptColumn: TypeAlias = Annotated[
     str | None, typer.Option(metavar="NAME", help="Column of the prompt.", show_default="prompt, text or caption")
 ]
@@ -86,17 +97,8 @@ def score(
             autocompletion=completion.rewards,
         ),
     ],
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A .csv, .jsonl or .parquet with a prompt per image, or a .txt with one per line.",
-            show_default="a metadata.csv or metadata.jsonl beside the images",
-        ),
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="One prompt for every image.", show_default=False)
-    ] = None,
+    prompts: PromptsFile = None,
+    prompt: OnePrompt = None,
     prompt_column: PromptColumn = None,
     image_column: ImageColumn = None,
     output: Annotated[
@@ -159,7 +161,7 @@ def score(
         raise CLIError("--format parquet needs a file; add --output scores.parquet")
     with foreign_output() as data:
         allow_local_modules(reward)
-        try:
+        with missing_prompts_named():
             job = folders.plan(
                 images,
                 reward,
@@ -171,10 +173,6 @@ def score(
                 resume=resume,
                 info=info,
             )
-        except folders.MissingPrompts as error:
-            raise CLIError(
-                f"{error.what}; give --prompt TEXT, --prompts FILE, or a metadata.jsonl beside the images"
-            ) from None
         for note in job.notes:
             say(note)
         unkept = [name for name, reward in job.rewards.items() if cache is not None and reward_version(reward) is None]
@@ -199,6 +197,19 @@ def score(
     _report(rows, output)
     if sheet is not None:
         _write_sheet(rows, job.ranking, sheet, size=sheet_size)
+
+
+@contextmanager
+def missing_prompts_named() -> Iterator[None]:
+    """Say of images without the prompts that a reward needs by which options they come."""
+    from ddpo_rewards.folders import MissingPrompts
+
+    try:
+        yield
+    except MissingPrompts as error:
+        raise CLIError(
+            f"{error.what}; give --prompt TEXT, --prompts FILE, or a metadata.jsonl beside the images"
+        ) from None
 
 
 @contextmanager

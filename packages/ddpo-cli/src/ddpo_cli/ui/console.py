@@ -26,6 +26,14 @@ class Format(StrEnum):
 
 FormatOption = Annotated[Format, typer.Option("--format", "-f", metavar="FORMAT", help="table, json or csv.")]
 
+
+def command_group(*, help: str, epilog: str) -> typer.Typer:
+    """Make a command that has commands, such as `ddpo runs`: its help is marked up, its errors are ours to show."""
+    return typer.Typer(
+        help=help, epilog=epilog, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
+    )
+
+
 Row = Mapping[str, Any]
 
 # C0, DEL and C1 but tab and newline; and what reorders a line, so that it reads otherwise than it is.
