@@ -11,16 +11,13 @@ table for RESULTS.md.
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
+
+from side_by_side import run_side_by_side
 
 from ddpo_core import latest_checkpoint
 from ddpo_core.runs.folder import EVALUATION, evaluated_epoch
@@ -50,7 +47,6 @@ class Run(NamedTuple):
 def main() -> None:
     """Train what is missing, draw and print."""
     options = _parse()
-    options.results.mkdir(parents=True, exist_ok=True)
     # By seed: where it is stopped half-way, what is there can be compared.
     parts = product(range(options.seeds), options.rewards, options.algorithms)
     runs = [Run(algorithm, reward, seed) for seed, reward, algorithm in parts]
@@ -58,42 +54,15 @@ def main() -> None:
     if options.only:
         _train(next(run for run in runs if run.name == options.only), options)
         return
-    failed = _train_all([run for run in runs if not _is_finished(run, options)], options)
+    missing = [run.name for run in runs if not _is_finished(run, options)]
+    same = ["--epochs", str(options.epochs), "--threads", str(options.threads)]
+    same += ["--samples-per-epoch", str(options.samples_per_epoch)] if options.samples_per_epoch else []
+    failed = run_side_by_side(__file__, options.results, missing, *same, jobs=options.jobs, threads=options.threads)
     finished = [run for run in runs if _is_finished(run, options)]
     if finished:
         _draw(finished, options)
         print(_table(finished, options.results))
-    for run in failed:
-        print(f"{run.name} failed: see {_log(run, options)}", file=sys.stderr)
     raise SystemExit(1 if failed else 0)
-
-
-def _train_all(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
-    """Train side by side, with a line for each that is through; returns those that failed."""
-    start, failed = time.perf_counter(), []
-    with ThreadPoolExecutor(options.jobs) as pool:
-        waiting = {pool.submit(_train_apart, run, options): run for run in runs}
-        try:
-            for done, future in enumerate(as_completed(waiting), 1):
-                run, code = waiting[future], future.result()
-                failed += [run] if code else []
-                seconds = time.perf_counter() - start
-                left = seconds / done * (len(runs) - done) / 60
-                print(f"{done}/{len(runs)} {run.name}: {seconds:.0f} s, {left:.0f} min left", file=sys.stderr)
-        except KeyboardInterrupt:  # the runs got it too, and save themselves
-            pool.shutdown(cancel_futures=True)
-            raise SystemExit(130) from None
-    return failed
-
-
-def _train_apart(run: Run, options: argparse.Namespace) -> int:
-    """Train one run in a process of its own."""
-    same = ["--epochs", str(options.epochs), "--threads", str(options.threads)]
-    same += ["--samples-per-epoch", str(options.samples_per_epoch)] if options.samples_per_epoch else []
-    command = [sys.executable, __file__, str(options.results), "--only", run.name, *same]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-    with open(_log(run, options), "a", encoding="utf-8") as log:
-        return subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
 
 
 def _train(run: Run, options: argparse.Namespace) -> None:
@@ -122,11 +91,6 @@ def _train(run: Run, options: argparse.Namespace) -> None:
 
 def _is_finished(run: Run, options: argparse.Namespace) -> bool:
     return evaluated_epoch(options.results / run.name) == options.epochs
-
-
-def _log(run: Run, options: argparse.Namespace) -> Path:
-    folder: Path = options.results
-    return folder / f"{run.name}.log"
 
 
 def _draw(runs: Sequence[Run], options: argparse.Namespace) -> None:

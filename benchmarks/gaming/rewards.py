@@ -32,10 +32,15 @@ def symmetry(images: Tensor) -> Tensor:
     return -(images - images.flip(3)).abs().mean((1, 2, 3))
 
 
-@torch.inference_mode()
 def recognition(images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
     """The judge's log-probability of the prompt's animal: the one reward here that means what it says."""
-    log_probs = _judge()(images).log_softmax(1)
+    return recognition_by(_judge(), images, prompts)
+
+
+@torch.inference_mode()
+def recognition_by(classifier: nn.Module, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """The log-probability of each prompt's animal, as a classifier of `CLASSES` sees it."""
+    log_probs = classifier(images).log_softmax(1)
     return log_probs[torch.arange(len(images)), [CLASSES.index(animal_of(prompt)) for prompt in prompts]]
 
 

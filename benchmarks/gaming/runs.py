@@ -17,16 +17,15 @@ was stopped is begun again. Then: `observe.py`, `validate.py`.
 
 import argparse
 import json
-import os
 import random
 import shutil
-import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "pareto")]
+from side_by_side import run_side_by_side
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -71,8 +70,11 @@ def main() -> None:
     options = _parse()
     if options.only:
         _train(next(run for run in all_runs(options.seeds) if run.name == options.only), options)
-    else:
-        _train_all(options)
+        return
+    missing = [run.name for run in all_runs(options.seeds) if not (options.results / run.name / FINISHED).exists()]
+    given = ("--seeds", str(options.seeds), "--epochs", str(options.epochs), "--dtype", options.dtype)
+    given += ("--gold", str(options.gold))
+    raise SystemExit(1 if run_side_by_side(__file__, options.results, missing, *given, jobs=options.jobs) else 0)
 
 
 def record(folder: Path, info: "EpochInfo", judge: "Module") -> None:
@@ -96,28 +98,6 @@ def read_observed(folder: Path) -> list[dict]:
     """Read what was seen of a run, epoch by epoch."""
     file = folder / OBSERVED
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
-
-
-def _train_all(options: argparse.Namespace) -> None:
-    start = time.perf_counter()
-    missing = [run for run in all_runs(options.seeds) if not (options.results / run.name / FINISHED).exists()]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        waiting = {pool.submit(_train_apart, run, options): run for run in missing}
-        for done, future in enumerate(as_completed(waiting), 1):
-            word = "failed" if future.result() else "done"
-            left = (time.perf_counter() - start) / done * (len(missing) - done) / 60
-            print(f"{done}/{len(missing)} {waiting[future].name} {word}, {left:.0f} min left", flush=True)
-
-
-def _train_apart(run: Run, options: argparse.Namespace) -> int:
-    folder = options.results / run.name
-    folder.mkdir(parents=True, exist_ok=True)
-    given = ("--epochs", str(options.epochs), "--gold", str(options.gold), "--dtype", options.dtype)
-    command = [sys.executable, __file__, str(options.results), "--only", run.name, *given]
-    with open(folder / "log.txt", "a", encoding="utf-8") as log:
-        return subprocess.run(
-            command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-        ).returncode
 
 
 def _train(run: Run, options: argparse.Namespace) -> None:
@@ -146,7 +126,6 @@ def _train(run: Run, options: argparse.Namespace) -> None:
 
 
 def _reward(run: Run, gold: Path, samples_per_epoch: int) -> "RewardFunction":
-    sys.path.append(str(Path(__file__).parents[1] / "pareto"))
     import rewards
     from held_out import recognition
     from known_bias import KnownBias

@@ -77,7 +77,7 @@ def _accuracy_after(epoch: int | None, shares: Sequence[float]) -> float | None:
 
 
 def _table(results: Sequence[Result]) -> str:
-    head = ("reward", "learning rate", "peak of the judge", "it has fallen", "warned", "hacked", "lead", "ends at")
+    head = ("run", "peak of the judge", "it has fallen", "warned", "hacked", "lead", "ends at")
     rows = [head, ("---",) * len(head), *map(_row, results)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -85,8 +85,7 @@ def _table(results: Sequence[Result]) -> str:
 def _row(result: Result) -> tuple[str, ...]:
     lead = result.fallen - result.flagged if result.fallen and result.flagged else None
     return (
-        result.run.reward,
-        f"{result.run.learning_rate:g}",
+        result.run.name,
         f"{100 * max(result.accuracy):.0f} %",
         *("" if value is None else str(value) for value in (result.fallen, result.warned, result.flagged, lead)),
         "" if result.chosen is None else f"{100 * result.chosen:.0f} %",
@@ -131,7 +130,7 @@ def _draw(results: Sequence[Result], file: Path) -> None:
             panel.axvline(result.fallen, color="black", linestyle=":", label="accuracy has fallen by 10 points")
         if result.flagged:
             panel.axvline(result.flagged, color="tab:red", label="hacked")
-        panel.set_title(f"{result.run.reward}\n{result.run.learning_rate:g}", fontsize=8)
+        panel.set_title(result.run.name, fontsize=8)
     found = dict(
         pair for panel in panels.flat for pair in zip(*reversed(panel.get_legend_handles_labels()), strict=True)
     )

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from ddpo_core.emoji.judge import CLASSES
 
+sys.path.append(str(Path(__file__).parents[1] / "gaming"))
+from rewards import recognition_by
+
 WEIGHTS = "held_out.safetensors"
 SCENES, NUM_STEPS, SEED = 12_000, 700, 11
 _WIDTHS = (32, 48, 96)
@@ -68,10 +71,7 @@ def build_held_out() -> nn.Sequential:
 
 def recognition(results: Path, images: Tensor, prompts: Sequence[str]) -> Tensor:
     """Give the log-probability of each prompt's animal, as the second classifier sees it."""
-    with torch.inference_mode():
-        log_probs = _load(results)(images).log_softmax(1)
-    places = [CLASSES.index(prompt.split(" ", 1)[1]) for prompt in prompts]
-    return log_probs[torch.arange(len(images)), places]
+    return recognition_by(_load(results), images, prompts)
 
 
 @cache

@@ -11,18 +11,18 @@ Finished runs are not run again.
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from itertools import islice, product
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "gaming")]
+from rewards import animal_of
+from side_by_side import run_side_by_side
 
 if TYPE_CHECKING:
     from ddpo_core import Constraints
@@ -66,47 +66,26 @@ def main() -> None:
     if options.only:
         _train(next(run for run in _runs(options) if run.name == options.only), options)
         return
-    options.results.mkdir(parents=True, exist_ok=True)
-    missing = [run for run in _runs(options) if not (options.results / f"{run.name}-{CURVE}").is_file()]
-    failed, start = [], time.perf_counter()
-    with ThreadPoolExecutor(options.jobs) as pool:
-        waiting = {pool.submit(_train_apart, run, options): run for run in missing}
-        for done, future in enumerate(as_completed(waiting), 1):
-            failed += [waiting[future].name] if future.result() else []
-            left = (time.perf_counter() - start) / done * (len(missing) - done) / 60
-            print(f"{done}/{len(missing)} {waiting[future].name}, {left:.0f} min left", file=sys.stderr, flush=True)
+    missing = [run.name for run in _runs(options) if not (options.results / f"{run.name}-{CURVE}").is_file()]
+    given = ("--seeds", str(options.seeds), "--dtype", options.dtype)
+    failed = run_side_by_side(__file__, options.results, missing, *given, jobs=options.jobs)
     curves = _with_scaled(_read(options))
     print(_tables(curves))
     _draw(curves, options.figure)
-    if failed:
-        raise SystemExit(f"failed: {', '.join(failed)}; see their .log in {options.results}")
+    raise SystemExit(1 if failed else 0)
 
 
 def _runs(options: argparse.Namespace) -> list[Run]:
     return [Run(*run) for seed in range(options.seeds) for run in product(options.rewards, WAYS, (seed,))]
 
 
-def _train_apart(run: Run, options: argparse.Namespace) -> int:
-    """Train one run in a process of its own."""
-    given = ["--only", run.name, "--seeds", str(options.seeds), "--dtype", options.dtype]
-    with open(options.results / f"{run.name}.log", "a", encoding="utf-8") as log:
-        return subprocess.run(
-            [sys.executable, __file__, str(options.results), *given],
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=False,
-        ).returncode
-
-
 def _train(run: Run, options: argparse.Namespace) -> None:
+    from runs import record
+
     from ddpo_core import fit, init, scale_lora
     from ddpo_core.emoji.judge import load_judge
     from ddpo_core.runs import load_parts, run_config
     from ddpo_rewards import get_reward
-
-    sys.path.append(str(Path(__file__).parents[1] / "gaming"))
-    from runs import record
 
     reward = get_reward(run.reward if run.reward.startswith("jpeg") else f"rewards:{run.reward}")
     told = {"reward": run.reward, "seed": run.seed, "device": "cpu", "dtype": options.dtype}
@@ -147,7 +126,7 @@ def _look(parts: "Parts", reward: Callable, config: "RunConfig", params: Mapping
     seeds = range(FIRST_SEED, FIRST_SEED + SAMPLES)
     found = evaluate(parts.policy, params, reward, prompts, num_steps=config.fit.num_steps, seeds=seeds, batch_size=32)
     scores = found.scores.double()
-    animals = [prompt.split(" ", 1)[1] for prompt in prompts.prompts]
+    animals = [animal_of(prompt) for prompt in prompts.prompts]
     judge = recognised_share(load_judge(), found.images, animals)
     return {"reward": scores.mean().item(), "spread": scores.std().item(), "judge": judge}
 

@@ -11,17 +11,17 @@ fell), and what the judge recognises, which nothing here is trained on but `reco
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "gaming")]
+from rewards import animal_of
+from side_by_side import run_side_by_side
 
 REWARDS = (
     "jpeg_compressibility", "jpeg_incompressibility", "redness", "brightness", "roughness", "symmetry", "recognition",
@@ -50,18 +50,11 @@ def main() -> None:
     if options.only:
         _train(next(run for run in _runs(options) if run.name == options.only), options)
         return
-    options.results.mkdir(parents=True, exist_ok=True)
-    missing = [run for run in _runs(options) if not (options.results / run.name / RESULT).is_file()]
-    failed, start = [], time.perf_counter()
-    with ThreadPoolExecutor(options.jobs) as pool:
-        waiting = {pool.submit(_train_apart, run, options): run for run in missing}
-        for done, future in enumerate(as_completed(waiting), 1):
-            failed += [waiting[future].name] if future.result() else []
-            left = (time.perf_counter() - start) / done * (len(missing) - done) / 60
-            print(f"{done}/{len(missing)} {waiting[future].name}, {left:.0f} min left", file=sys.stderr, flush=True)
+    missing = [run.name for run in _runs(options) if not (options.results / run.name / RESULT).is_file()]
+    given = ["--seeds", str(options.seeds), *(part for setting in options.set for part in ("--set", setting))]
+    failed = run_side_by_side(__file__, options.results, missing, *given, jobs=options.jobs, threads=options.threads)
     print(_table(options))
-    if failed:
-        raise SystemExit(f"failed: {', '.join(failed)}; see their .log in {options.results}")
+    raise SystemExit(1 if failed else 0)
 
 
 def signed_rank(differences: torch.Tensor) -> float:
@@ -79,30 +72,11 @@ def _runs(options: argparse.Namespace) -> list[Run]:
     return [Run(reward, seed) for seed, reward in product(range(options.seeds), options.rewards)]
 
 
-def _train_apart(run: Run, options: argparse.Namespace) -> int:
-    """Train one run in a process of its own."""
-    given = [part for setting in options.set for part in ("--set", setting)]
-    command = [
-        sys.executable,
-        __file__,
-        str(options.results),
-        "--only",
-        run.name,
-        "--seeds",
-        str(options.seeds),
-        *given,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-    with open(options.results / f"{run.name}.log", "a", encoding="utf-8") as log:
-        return subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
-
-
 def _train(run: Run, options: argparse.Namespace) -> None:
     """Train one run, from where it was stopped if it was, and compare its model with the base."""
     from ddpo_core import latest_checkpoint, runs
     from ddpo_rewards import get_reward
 
-    sys.path.append(str(Path(__file__).parent))
     reward = get_reward(run.reward if run.reward.startswith("jpeg") else f"suite_rewards:{run.reward}")
     folder = options.results / run.name
     said = dict(setting.split("=", 1) for setting in options.set)
@@ -131,7 +105,7 @@ def _compare(parts, trained, reward, num_steps: int) -> dict[str, float]:
         evaluate(parts.policy, params, reward, prompts, num_steps=num_steps, seeds=seeds, batch_size=32)
         for params in (parts.policy.params, trained)
     )
-    animals = [prompt.split(" ", 1)[1] for prompt in prompts.prompts]
+    animals = [animal_of(prompt) for prompt in prompts.prompts]
     change = after.scores.double() - before.scores.double()
     return {
         "before": before.scores.double().mean().item(),
