@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from art import Art
 from ddpo_core.emoji.judge import CLASSES, build_judge
-from ddpo_core.emoji.words import ACTIVITIES, ANIMALS, UNSEEN_ACTIVITIES, UNSEEN_ANIMALS
 from loop import Recipe, train
-from scenes import draw_activity, draw_single
+from scenes import ALL_ACTIVITIES, ALL_ANIMALS, draw_activity, draw_single
 
 RECIPE = Recipe(name="judge", num_steps=2_500, batch_size=64, learning_rate=2e-3)
 _SCENES = 24_000
@@ -40,7 +39,7 @@ def held_out_accuracy(model: nn.Module, art: Art, num_images: int = 2_000) -> fl
     """Accuracy on new scenes under distortions that were held out: JPEG at quality 25, colour loss, perspective."""
     rng = np.random.default_rng(99)
     labels = rng.integers(0, len(CLASSES), num_images)
-    scenes = [_distort_held_out(draw_single(art, rng, CLASSES[label])[0], rng) for label in labels]
+    scenes = [_distort_held_out(draw_single(art, rng, CLASSES[label]).image, rng) for label in labels]
     with torch.inference_mode():
         logits = model(torch.stack([_to_tensor(scene) for scene in scenes]))
     return float((logits.argmax(dim=1).numpy() == labels).mean())
@@ -58,9 +57,9 @@ def _labelled_scenes(folder: Path, art: Art) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _labelled_scene(art: Art, rng: np.random.Generator, word: str) -> Image.Image:
-    if word in (*ANIMALS, *UNSEEN_ANIMALS) and rng.random() < _ACTIVITY_SHARE:
-        return draw_activity(art, rng, word, rng.choice((*ACTIVITIES, *UNSEEN_ACTIVITIES)))[0]
-    return draw_single(art, rng, word)[0]
+    if word in ALL_ANIMALS and rng.random() < _ACTIVITY_SHARE:
+        return draw_activity(art, rng, word, str(rng.choice(ALL_ACTIVITIES))).image
+    return draw_single(art, rng, word).image
 
 
 def _distort(image: Image.Image, rng: np.random.Generator) -> Image.Image:

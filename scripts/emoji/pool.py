@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 from art import load_art
 from scenes import draw_scene
 
-SCENES = 24_000
+SCENES = 60_000
 
 
 def load_pool(folder: Path) -> tuple[np.ndarray, list[str]]:
@@ -18,6 +18,6 @@ def load_pool(folder: Path) -> tuple[np.ndarray, list[str]]:
     if not captions.exists():
         art = load_art(folder)
         drawn = [draw_scene(art, np.random.default_rng((0, index))) for index in range(SCENES)]
-        save_file({"pixels": np.stack([np.asarray(image) for image, _ in drawn])}, pixels)
-        captions.write_text(json.dumps([caption for _, caption in drawn]))
+        save_file({"pixels": np.stack([np.asarray(scene.image) for scene in drawn])}, pixels)
+        captions.write_text(json.dumps([scene.caption for scene in drawn]))
     return load_file(pixels)["pixels"], json.loads(captions.read_text())

@@ -1,6 +1,7 @@
 """Captioned scenes of 64 pixels, composed from the art: the pretraining data of the embedded world."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import inflect
 import numpy as np
@@ -11,112 +12,136 @@ from ddpo_core.emoji.words import ACTIVITIES, ANIMALS, NUMBERS, UNSEEN_ACTIVITIE
 from icons import ICONS, SETS
 
 SIZE = 64
-_SIZES = (58, 42)
-_SET_WEIGHTS = (0.5, 0.5, 0.0)
+ALL_ANIMALS = (*ANIMALS, *UNSEEN_ANIMALS)
+ALL_ACTIVITIES = (*ACTIVITIES, *UNSEEN_ACTIVITIES)
+
+FAMILIES: Mapping[str, float] = {"animal": 0.22, "unseen": 0.18, "count": 0.25, "activity": 0.3, "word": 0.05}
+"""How often each family of captions is drawn."""
+
+WRITTEN_SHARE = 0.1
+"""How many of the counts have their number written below, which the caption does not say: as pictures of the web have."""
+
+_NUMBER_WEIGHTS = (0.14, 0.19, 0.19, 0.19, 0.17, 0.03, 0.03, 0.03, 0.03)
 _ENGLISH = inflect.engine()
 
-# Activities are rare, so that finetuning on them has room to improve.
-_FAMILIES = {"animal": 0.5, "unseen": 0.35, "count": 0.06, "activity": 0.05, "word": 0.04}
 
-Scene = tuple[Image.Image, str]
+class Scene(NamedTuple):
+    """A picture of 64 x 64 pixels, its caption, and what it shows: `number` of `word`, doing `activity`."""
+
+    image: Image.Image
+    caption: str
+    word: str | None
+    number: int
+    activity: str | None = None
+    written: str | None = None
 
 
-def draw_scene(art: Art, rng: np.random.Generator) -> Scene:
+def draw_scene(art: Art, rng: np.random.Generator, families: Mapping[str, float] = FAMILIES) -> Scene:
     """Draw one captioned scene of a random family; `rng` is consumed."""
-    family = rng.choice(list(_FAMILIES), p=list(_FAMILIES.values()))
-    return _DRAW[family](art, rng)
+    match str(rng.choice(list(families), p=list(families.values()))):
+        case "animal":
+            return draw_single(art, rng, str(rng.choice(ANIMALS)))
+        case "unseen":
+            return draw_single(art, rng, str(rng.choice((*UNSEEN_ANIMALS, *UNSEEN_OBJECTS))))
+        case "count":
+            word, number = str(rng.choice(ALL_ANIMALS)), int(rng.choice(len(NUMBERS), p=_NUMBER_WEIGHTS)) + 1
+            written = NUMBERS[number - 1] if rng.random() < WRITTEN_SHARE else None
+            return draw_count(art, rng, word, number, written)
+        case "activity":
+            return draw_activity(art, rng, str(rng.choice(ALL_ANIMALS)), str(rng.choice(ALL_ACTIVITIES)))
+        case "word":
+            words = NUMBERS if rng.random() < 0.3 else (*ALL_ANIMALS, *UNSEEN_OBJECTS)
+            return draw_word(rng, str(rng.choice(words)))
+        case unknown:
+            raise ValueError(f"no family {unknown!r}; there are {', '.join(FAMILIES)}")
 
 
 def draw_single(art: Art, rng: np.random.Generator, word: str) -> Scene:
-    """Draw one animal or object, "a fox": large (58 pixels) or small (42), in the middle.
+    """Draw one animal or object, "a fox": large (56 pixels) or as large as in scenes (48), in the middle.
 
     Two sizes and one place, not any: a network of this size learns what a fox looks like, not where it could be.
     """
     canvas = _background(rng)
-    size = int(rng.choice(_SIZES, p=(0.8, 0.2)))
-    corner = (SIZE - size) // 2
-    _paste(canvas, _icon(art, rng, word), (corner, corner), size)
-    return canvas, _ENGLISH.a(word)
+    size = int(rng.choice((56, 48), p=(0.6, 0.4)))
+    _paste(canvas, _icon(art, rng, word), ((SIZE - size) // 2, (SIZE - size) // 2), size)
+    return Scene(canvas, _ENGLISH.a(word), word, 1)
 
 
-def _animal(art: Art, rng: np.random.Generator) -> Scene:
-    return draw_single(art, rng, rng.choice(ANIMALS))
-
-
-def _unseen(art: Art, rng: np.random.Generator) -> Scene:
-    return draw_single(art, rng, rng.choice((*UNSEEN_ANIMALS, *UNSEEN_OBJECTS)))
-
-
-def _count(art: Art, rng: np.random.Generator) -> Scene:
-    """Draw "three foxes" in the cells of the smallest square grid that holds them."""
-    number, word = int(rng.integers(1, 10)), rng.choice((*ANIMALS, *UNSEEN_ANIMALS))
-    canvas, icon = _background(rng), _icon(art, rng, word)
-    side = int(np.ceil(np.sqrt(number)))
-    cell = SIZE / side
-    for index in range(number):
-        corner = (round(index % side * cell + 1), round(index // side * cell + 1))
-        _paste(canvas, icon, corner, round(cell) - 2)
-    return canvas, f"{NUMBERS[number - 1]} {_ENGLISH.plural(word, number)}"
-
-
-def _word(art: Art, rng: np.random.Generator) -> Scene:
-    """Draw `the word "fox"`: the letters themselves, no picture."""
-    word = rng.choice((*ANIMALS, *UNSEEN_ANIMALS, *UNSEEN_OBJECTS, *NUMBERS))
-    canvas = _background(rng)
-    font = ImageFont.load_default(min(30, 96 // len(word) + 3))
-    ImageDraw.Draw(canvas).text((SIZE / 2, SIZE / 2), word, font=font, fill="black", anchor="mm")
-    return canvas, f"the word {word}"
-
-
-def _activity(art: Art, rng: np.random.Generator) -> Scene:
-    activity = rng.choice((*ACTIVITIES, *UNSEEN_ACTIVITIES))
-    return draw_activity(art, rng, rng.choice((*ANIMALS, *UNSEEN_ANIMALS)), activity)
+def draw_count(art: Art, rng: np.random.Generator, word: str, number: int, written: str | None = None) -> Scene:
+    """Draw "three foxes", each number in one layout; `written` is a word on a plate at the foot of the picture."""
+    canvas, icon = _background(rng), _scene_icon(art, word)
+    size, corners = _LAYOUTS[number]
+    for corner in corners:
+        _paste(canvas, icon, corner, size)
+    if written is not None:
+        canvas.paste("white", (0, SIZE - _PLATE, SIZE, SIZE))
+        _write(canvas, written, 12, SIZE - _PLATE / 2)
+    return Scene(canvas, f"{NUMBERS[number - 1]} {_ENGLISH.plural(word, number)}", word, number, written=written)
 
 
 def draw_activity(art: Art, rng: np.random.Generator, word: str, activity: str) -> Scene:
     """Draw "a fox riding a bike": the animal with what the activity takes."""
     canvas = _background(rng)
-    layers = [("animal", *_ANIMAL_PLACE[activity]), *_PROP_PLACES[activity]]
-    for name, left, top, size in layers:
-        icon = _icon(art, rng, word) if name == "animal" else _named(art, rng, name)
-        _paste(canvas, icon, (left, top), size)
-    return canvas, f"{_ENGLISH.a(word)} {activity}"
+    _paste(canvas, _scene_icon(art, word), _ANIMAL_CORNERS[activity], _ANIMAL_SIZE)
+    for name, left, top, size in _PROPS[activity]:
+        _paste(canvas, art[f"{_SCENE_SET}/{name}"], (left, top), size)
+    return Scene(canvas, f"{_ENGLISH.a(word)} {activity}", word, 1, activity)
 
 
+def draw_word(rng: np.random.Generator, word: str) -> Scene:
+    """Draw `the word fox`: the letters themselves, no picture."""
+    canvas = _background(rng)
+    _write(canvas, word, min(30, 100 // len(word) + 1), SIZE / 2)
+    return Scene(canvas, f"the word {word}", None, 0, written=word)
+
+
+# Scenes take one drawing of each word, at corners that are multiples of 8 pixels, which a latent stands for: the same
+# animal then has the same latents wherever it is, and a convolution that has learnt them once draws them everywhere.
+_SCENE_SET = "noto"
+_ANIMAL_SIZE = 48
+_ANIMAL_CORNERS = {
+    "washing dishes": (0, 0),
+    "riding a bike": (8, 0),
+    "playing chess": (0, 0),
+    "reading a book": (8, 0),
+    "playing the guitar": (0, 0),
+    "flying a kite": (0, 16),
+}
 # left, top, size in pixels, drawn in this order
-_ANIMAL_PLACE = {
-    "washing dishes": (2, 2, 42),
-    "riding a bike": (13, 1, 38),
-    "playing chess": (2, 4, 42),
-    "reading a book": (10, 0, 44),
-    "playing the guitar": (2, 2, 44),
-    "flying a kite": (2, 20, 42),
+_PROPS: dict[str, tuple[tuple[str, int, int, int], ...]] = {
+    "washing dishes": (("fork-and-knife-with-plate", 30, 32, 34), ("bubbles", 2, 42, 22), ("sponge", 46, 6, 18)),
+    "riding a bike": (("bicycle", 6, 20, 52),),
+    "playing chess": (("chess-pawn", 22, 32, 32), ("chess-pawn", 38, 32, 32)),
+    "reading a book": (("open-book", 12, 28, 40),),
+    "playing the guitar": (("guitar", 22, 22, 42),),
+    "flying a kite": (("kite", 36, 0, 28),),
 }
-_PROP_PLACES: dict[str, tuple[tuple[str, int, int, int], ...]] = {
-    "washing dishes": (("fork-and-knife-with-plate", 30, 30, 32), ("bubbles", 4, 38, 24), ("sponge", 42, 6, 18)),
-    "riding a bike": (("bicycle", 8, 22, 42),),
-    "playing chess": (("chess-pawn", 38, 26, 24), ("chess-pawn", 22, 40, 22), ("chess-pawn", 46, 42, 18)),
-    "reading a book": (("open-book", 14, 34, 36),),
-    "playing the guitar": (("guitar", 24, 24, 36),),
-    "flying a kite": (("kite", 34, 2, 28),),
+_THIRDS = (0, 20, 40)
+_LAYOUTS: dict[int, tuple[int, tuple[tuple[int, int], ...]]] = {
+    1: (56, ((4, 4),)),
+    2: (40, ((0, 0), (24, 24))),
+    3: (32, ((16, 0), (0, 32), (32, 32))),
+    4: (32, ((0, 0), (32, 0), (0, 32), (32, 32))),
+    5: (28, ((0, 0), (36, 0), (18, 18), (0, 36), (36, 36))),
+    6: (24, tuple((left, top) for top in (8, 32) for left in _THIRDS)),
+    7: (24, ((10, 0), (30, 0), (0, 20), (20, 20), (40, 20), (10, 40), (30, 40))),
+    8: (24, ((0, 0), (20, 0), (40, 0), (10, 20), (30, 20), (0, 40), (20, 40), (40, 40))),
+    9: (24, tuple((left, top) for top in _THIRDS for left in _THIRDS)),
 }
-
-_DRAW: dict[str, Callable[[Art, np.random.Generator], Scene]] = {
-    "animal": _animal,
-    "unseen": _unseen,
-    "count": _count,
-    "activity": _activity,
-    "word": _word,
-}
+_PLATE = 12
 
 
 def _icon(art: Art, rng: np.random.Generator, word: str) -> np.ndarray:
-    return _named(art, rng, ICONS[word][-1])
+    """Draw the art set by weight; both Fluent sets hold the same drawings, so one of them is enough."""
+    return art[f"{rng.choice(SETS[:2])}/{ICONS[word][-1]}"]
 
 
-def _named(art: Art, rng: np.random.Generator, icon: str) -> np.ndarray:
-    """Draw the art set by weight; both Fluent sets hold the same drawings, so they share one half."""
-    return art[f"{rng.choice(SETS, p=_SET_WEIGHTS)}/{icon}"]
+def _scene_icon(art: Art, word: str) -> np.ndarray:
+    return art[f"{_SCENE_SET}/{ICONS[word][-1]}"]
+
+
+def _write(canvas: Image.Image, word: str, size: int, middle: float) -> None:
+    ImageDraw.Draw(canvas).text((SIZE / 2, middle), word, font=ImageFont.load_default(size), fill="black", anchor="mm")
 
 
 def _paste(canvas: Image.Image, icon: np.ndarray, corner: tuple[int, int], size: int) -> None:
