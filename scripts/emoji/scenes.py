@@ -19,7 +19,7 @@ FAMILIES: Mapping[str, float] = {"animal": 0.22, "unseen": 0.18, "count": 0.25, 
 """How often each family of captions is drawn."""
 
 WRITTEN_SHARE = 0.1
-"""How many of the counts have their number written below, which the caption does not say: as pictures of the web have."""
+"""How many of the counts have their number written below, though the caption does not say so: as on the web."""
 
 _NUMBER_WEIGHTS = (0.14, 0.19, 0.19, 0.19, 0.17, 0.03, 0.03, 0.03, 0.03)
 _ENGLISH = inflect.engine()
