@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ddpo_rewards import Reward, RewardSpec, iter_scores
-from ddpo_rewards.folders import FolderError, plan, read_shards, score
+from ddpo_rewards.folders import Columns, FolderError, plan, read_images, read_shards, score
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -164,13 +164,73 @@ def _damaged(path, content):
     return str(path)
 
 
-def test_shards_are_scored_alone(tmp_path):
-    shard = write_tar(tmp_path / "a.tar", [("1.png", encoded(1))])
-    (tmp_path / "b.png").write_bytes(encoded(2))
-    with pytest.raises(FolderError, match="score them one after the other"):
-        plan([shard, tmp_path / "b.png"], [lightness()])
+@pytest.fixture
+def mixed(tmp_path):
+    """A folder of loose pictures and shards, and of files that are neither."""
+    folder = tmp_path / "mixed"
+    (folder / "deep").mkdir(parents=True)
+    for name, level in (("a.png", 1), ("deep/z.png", 2)):
+        (folder / name).write_bytes(encoded(level))
+    write_tar(folder / "deep" / "s.tar", [("x/1.png", encoded(3)), ("x/2.png", b"broken"), ("x/3.png", encoded(5))])
+    write_parquet(folder / "t.parquet")
+    write_tar(folder / "code.tar", [("setup.py", b"no image")])
+    parquet.write_table(pyarrow.table({"image": ["a.png"], "light": [1.0]}), folder / "scores.parquet")
+    (folder / "notes.txt").write_text("neither")
+    return folder
+
+
+def test_a_folder_has_loose_pictures_and_shards_at_any_depth(mixed):
+    expected = [("a.png", 1), ("deep/z.png", 2), ("deep/s.tar/x/1", 3), ("deep/s.tar/x/2", None), ("deep/s.tar/x/3", 5),
+                ("t.parquet/0", 10), ("t.parquet/1", 20), ("t.parquet/2", 30)]  # fmt: skip
+    for given in ([mixed], [mixed / "*.png", mixed / "deep" / "s.tar", mixed]):
+        rows = list(score(plan(given, [lightness()]), batch_size=3))
+        assert [(str(Path(row["image"]).relative_to(mixed)), row["light"]) for row in rows] == expected
+
+
+def test_what_a_folder_holds_is_scored_from_python_without_a_table(mixed):
+    images = (sample.image for sample in read_images([mixed]))
+    assert [one.score for one in iter_scores(images, lightness())] == [1, 2, 3, None, 5, 10, 20, 30]
+
+
+def test_a_mixed_folder_goes_on_where_it_broke_off_and_its_table_is_in_order(mixed, tmp_path):
+    for stop in (1, 4, 7):
+        output = tmp_path / f"{stop}.jsonl"
+        first = score(plan([mixed], [lightness()], output=output), batch_size=1)
+        assert len([next(first) for _ in range(stop)]) == stop
+        first.close()
+        rest = list(score(plan([mixed], [lightness()], output=output, resume=True), batch_size=1))
+        assert len(rest) == 8 - stop + (stop >= 4)  # what could not be read is tried again
+        table = [json.loads(line) for line in output.read_text().splitlines()]
+        assert sorted(map(json.dumps, table)) == sorted(map(json.dumps, score(plan([mixed], [lightness()]))))
+        names = [str(Path(row["image"]).relative_to(mixed)) for row in table]
+        assert [name.partition("/x/")[0] for name in names] == [
+            "a.png", "deep/z.png", *["deep/s.tar"] * 3, "t.parquet/0", "t.parquet/1", "t.parquet/2"
+        ]  # fmt: skip
+
+
+def test_prompts_of_loose_pictures_lie_beside_them_and_those_of_shards_within(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(1))
+    (tmp_path / "metadata.csv").write_text("file_name,prompt\na.png,one\n")
+    write_tar(tmp_path / "s.tar", [("1.png", encoded(2)), ("1.txt", b"two")])
+    calls = []
+    assert [row["prompt"] for row in score(plan([tmp_path], [lightness({"prompts"}, calls)]))] == ["one", "two"]
+    assert calls == [(["one", "two"], None)]
+    (tmp_path / "metadata.csv").unlink()
+    with pytest.raises(FolderError, match="light needs prompts, but 1 of 1 images have none"):
+        plan([tmp_path], [lightness({"prompts"})])
+
+
+def test_prompts_are_given_to_shards_by_nothing_else(mixed):
     with pytest.raises(FolderError, match="holds images with their prompts"):
-        plan([shard], [lightness()], prompt="a cat")
+        plan([mixed], [lightness()], prompt="a cat")
+
+
+def test_a_column_of_bytes_may_have_any_name_that_is_given(tmp_path):
+    parquet.write_table(pyarrow.table({"png": [encoded(4)], "light": [1]}), tmp_path / "t.parquet")
+    for given in (tmp_path, tmp_path / "t.parquet"):
+        assert [row["light"] for row in score(plan(given, [lightness()], columns=Columns(image="png")))] == [4]
+    with pytest.raises(FolderError, match="no images in"):
+        plan(tmp_path, [lightness()])
 
 
 def test_a_table_that_names_files_is_still_that(tmp_path):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO, TypeAlias
@@ -76,13 +77,30 @@ class ScoreFormat(StrEnum):
     parquet = "parquet"
 
 
+@dataclass
+class Seen:
+    """How many rows there are, and of the first images that could not be read, why."""
+
+    rows: int = 0
+    failed: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def count(self, row: "Row") -> None:
+        """Take a row in."""
+        self.rows += 1
+        if row["error"]:
+            self.failed += 1
+            if len(self.errors) < NAMED_FAILURES:
+                self.errors.append(row["error"])
+
+
 def score(
     images: Annotated[
         list[str],
         typer.Argument(
             metavar="IMAGES",
-            help="Files, folders (searched to the bottom) or globs; one .csv, .jsonl or .parquet that names images; "
-            "or .tar (webdataset) and .parquet that hold them.",
+            help="Files, folders (searched to the bottom) or globs, among them .tar (webdataset) and .parquet that "
+            "hold images; or one .csv, .jsonl or .parquet that names images.",
         ),
     ],
     *,
@@ -180,23 +198,28 @@ def score(
             say(f"No cache for {' and '.join(unkept)}: what its scores depend on has no version")
         if job.shards and sheet is not None:
             raise CLIError(f"--sheet draws files, but {job.shards[0]!r} holds its images; leave it out")
-        rows = list(job.kept)
-        total = None if job.shards else len(rows) + len(job.missing)
+        total = None if job.shards else len(job.kept) + len(job.missing)
+        drawn = list(job.kept) if sheet is not None else []  # else rows are let go: there may be millions
+        seen = Seen()
+        for row in job.kept:
+            seen.count(row)
         with (
-            _kept_on_failure(output, rows),
+            _kept_on_failure(output, seen),
             _shown(data, None if output else format or ScoreFormat.table, job.columns) as show,
             counted("scoring") as told,
             nullcontext() if cache is None else ScoreCache(cache) as kept,
             closing(folders.score(job, batch_size=batch_size, workers=workers, cache=kept)) as scored,
         ):
-            told(len(rows), total)
+            told(seen.rows, total)
             for row in scored:
-                rows.append(row)
+                seen.count(row)
+                if sheet is not None:
+                    drawn.append(row)
                 show(row)
-                told(len(rows), total)
-    _report(rows, output)
+                told(seen.rows, total)
+    _report(seen, output)
     if sheet is not None:
-        _write_sheet(rows, job.ranking, sheet, size=sheet_size)
+        _write_sheet(drawn, job.ranking, sheet, size=sheet_size)
 
 
 @contextmanager
@@ -247,7 +270,7 @@ def _shown(data: TextIO, format: ScoreFormat | None, columns: Sequence[str]) -> 
 
 
 @contextmanager
-def _kept_on_failure(output: Path | None, rows: Sequence["Row"]) -> Iterator[None]:
+def _kept_on_failure(output: Path | None, seen: Seen) -> Iterator[None]:
     """Say where the rows are that were scored before it failed."""
     from ddpo_rewards.folders import journal_path
 
@@ -256,21 +279,20 @@ def _kept_on_failure(output: Path | None, rows: Sequence["Row"]) -> Iterator[Non
     except BaseException:
         if output is not None and journal_path(output).exists():
             journal = journal_path(output)
-            say(f"{len(rows)} rows are kept in {journal}; the same command with --resume goes on from there.")
+            say(f"{seen.rows} rows are kept in {journal}; the same command with --resume goes on from there.")
         raise
 
 
-def _report(rows: Sequence["Row"], output: Path | None) -> None:
-    failed = [row for row in rows if row["error"]]
-    if failed:
-        say(f"{len(failed)} of {len(rows)} images could not be read:")
-        for row in failed[:NAMED_FAILURES]:
-            say(f"  {row['error']}")
-        if len(failed) > NAMED_FAILURES:
-            say(f"  ... and {len(failed) - NAMED_FAILURES} more; the column 'error' has them all")
+def _report(seen: Seen, output: Path | None) -> None:
+    if seen.failed:
+        say(f"{seen.failed} of {seen.rows} images could not be read:")
+        for error in seen.errors:
+            say(f"  {error}")
+        if seen.failed > NAMED_FAILURES:
+            say(f"  ... and {seen.failed - NAMED_FAILURES} more; the column 'error' has them all")
     if output is not None:
-        say(f"Wrote {len(rows)} rows to {output}")
-    if len(failed) == len(rows):
+        say(f"Wrote {seen.rows} rows to {output}")
+    if seen.failed == seen.rows:
         raise CLIError("no image could be read; nothing was scored")
 
 

@@ -21,7 +21,7 @@ from ddpo_rewards.folders.inputs import (
 )
 from ddpo_rewards.folders.job import Job, plan, score
 from ddpo_rewards.folders.journal import journal_path
-from ddpo_rewards.folders.shards import Sample, read_shards
+from ddpo_rewards.folders.shards import Sample, read_images, read_shards
 from ddpo_rewards.folders.sheet import best_and_worst, write_disagreements, write_sheet
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "find_images",
     "journal_path",
     "plan",
+    "read_images",
     "read_shards",
     "read_table",
     "score",

@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +14,8 @@ from ddpo_rewards.folders.inputs import FolderError, pyarrow
 FILE_FORMATS = ("csv", "json", "jsonl", "parquet")
 TEXT_COLUMNS = frozenset({"image", "prompt", "error"})
 Row: TypeAlias = Mapping[str, Any]
+_TEXTS = TEXT_COLUMNS | {"info"}
+_ROWS = 65_536  # of a parquet file in memory at once
 
 
 def file_format(output: Path, format: str | None = None) -> str:
@@ -36,25 +39,24 @@ def file_format(output: Path, format: str | None = None) -> str:
     return chosen
 
 
-def write_rows(path: Path, format: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """Write all `rows` to `path`, whole or not at all."""
+def write_rows(path: Path, format: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """Write all `rows` to `path`, whole or not at all, however many there are."""
 
     def write(aside: Path) -> None:
         if format == "parquet":
-            arrow, parquet = pyarrow()
-            # Parquet wants one type per column, so a table becomes JSON.
-            cells = {key: [_json(value) if isinstance(value := row.get(key), dict) else value for row in rows]
-                     for key in columns}  # fmt: skip
-            parquet.write_table(arrow.table(cells), aside)
+            _write_parquet(aside, columns, rows)
             return
-        match format:
-            case "csv":
-                text = "".join([to_csv(columns), *(to_csv([row.get(key) for key in columns]) for row in rows)])
-            case "json":
-                text = "[\n  " + ",\n  ".join(map(to_json, rows)) + "\n]\n"
-            case _:
-                text = "".join(to_json(row) + "\n" for row in rows)
-        aside.write_text(text, encoding="utf-8", newline="")
+        with open(aside, "w", encoding="utf-8", newline="") as file:
+            match format:
+                case "csv":
+                    file.write(to_csv(columns))
+                    file.writelines(to_csv([row.get(key) for key in columns]) for row in rows)
+                case "json":
+                    file.write("[")
+                    file.writelines(f"{',' if number else ''}\n  {to_json(row)}" for number, row in enumerate(rows))
+                    file.write("\n]\n")
+                case _:
+                    file.writelines(to_json(row) + "\n" for row in rows)
 
     write_aside(path, write)
 
@@ -116,6 +118,18 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _write_parquet(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """In groups of rows; one type per column, so a table becomes JSON."""
+    arrow, parquet = pyarrow()
+    schema = arrow.schema([(name, arrow.string() if name in _TEXTS else arrow.float64()) for name in columns])
+    with parquet.ParquetWriter(path, schema) as file:
+        remaining = iter(rows)
+        while group := list(islice(remaining, _ROWS)):
+            cells = {key: [_json(value) if isinstance(value := row.get(key), dict) else value for row in group]
+                     for key in columns}  # fmt: skip
+            file.write_table(arrow.table(cells, schema))
 
 
 def _json(value: Any) -> str:

@@ -70,8 +70,17 @@ class Described(NamedTuple):
     notes: list[str]
 
 
-def find_images(patterns: Iterable[str | os.PathLike[str]]) -> list[str]:
+def is_picture(path: str | os.PathLike[str]) -> bool:
+    """Tell by its ending whether a file is a picture."""
+    return os.path.splitext(path)[1].lower() in SUFFIXES
+
+
+def find_images(patterns: Iterable[str | os.PathLike[str]], *, wanted: Callable[[str], bool] = is_picture) -> list[str]:
     """Expand files, folders (to the bottom) and globs; in order, each file once however it is spelt.
+
+    Args:
+        patterns: what to expand.
+        wanted: which files of a folder; those that are named or fit a glob are all taken.
 
     Raises:
         FolderError: a pattern matches nothing.
@@ -79,7 +88,7 @@ def find_images(patterns: Iterable[str | os.PathLike[str]]) -> list[str]:
     found: dict[str, str] = {}
     for given in patterns:
         pattern = os.fspath(given)
-        matches = _expand(pattern)
+        matches = _expand(pattern, wanted)
         if not matches:
             raise FolderError(_nothing(pattern))
         for match in matches:
@@ -184,10 +193,10 @@ def pyarrow() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def _expand(pattern: str) -> list[str]:
+def _expand(pattern: str, wanted: Callable[[str], bool]) -> list[str]:
     if os.path.isdir(pattern):
         files = (os.path.join(place, name) for place, _, names in os.walk(pattern) for name in names)
-        return sorted(f for f in files if os.path.splitext(f)[1].lower() in SUFFIXES and os.path.isfile(f))
+        return sorted(file for file in files if os.path.isfile(file) and wanted(file))
     if os.path.exists(pattern):
         return [pattern]
     return sorted(match for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))

@@ -1,7 +1,7 @@
 """The job: rewards over a list of images, one row per image, whatever its file holds."""
 
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,12 +21,11 @@ from ddpo_rewards.folders.inputs import (
     Item,
     MissingPrompts,
     describe_images,
-    find_images,
     is_table,
     list_table,
 )
 from ddpo_rewards.folders.journal import journal_path, journalled, read_kept, row_key
-from ddpo_rewards.folders.shards import find_shards, read_shards
+from ddpo_rewards.folders.shards import find_images_and_shards, is_shard, read_shards
 from ddpo_rewards.references import Reference, number_text, parse_reference
 from ddpo_rewards.registry import Registry, load_registry
 from ddpo_rewards.reward import Reward
@@ -49,7 +48,7 @@ class Job:
     notes: tuple[str, ...] = ()
     """What a person should know before it starts."""
     shards: tuple[str, ...] = ()
-    """Files that hold the images, which are then not known beforehand; `items` is empty."""
+    """Files that hold further images, which are not known beforehand; their rows come after those of `items`."""
     names: Columns = Columns()  # noqa: RUF009 - it is frozen
     """Of the columns of such files."""
 
@@ -91,8 +90,9 @@ def plan(
 
     Args:
         images: files, folders (searched to the bottom) and globs; or one `.csv`, `.jsonl` or `.parquet` that names
-            images relative to its folder, with their prompts; or shards that hold images and prompts, `.tar` of
-            webdataset and `.parquet` with bytes, of which rewards get prompts and metadata where one needs them.
+            images relative to its folder, with their prompts. Among files and in folders there may be shards that hold
+            images and prompts, `.tar` of webdataset and `.parquet` with bytes: they are scored after all other files,
+            and then rewards get prompts and metadata where one needs them.
         rewards: references `[WEIGHT*]REF[?option=value&...]`, or rewards. With weights there is a column of their sum.
         prompt: one prompt for all images.
         prompts: a file with a prompt for each; by default a metadata.csv or metadata.jsonl beside the images.
@@ -122,13 +122,10 @@ def plan(
         for column, (_, part) in parts.items()
     }
     patterns = [images] if isinstance(images, str | os.PathLike) else images
-    shards = find_shards(patterns)
-    if shards and (prompt is not None or prompts is not None):
-        raise FolderError(f"{shards[0]!r} holds images with their prompts; score it without others")
-    items, notes = ([], []) if shards else _described(patterns, prompt, prompts, columns, needed=any(needs.values()))
+    (items, notes), shards = _found(patterns, prompt, prompts, columns, needed=any(needs.values()))
     _check_needs(items, needs)
     if shards:
-        _check_first(shards, columns, needs)
+        _check_first(shards, columns, needs, alone=not items)
     kept = [] if place is None or chosen is None else read_kept(place, chosen, _columns(weights, info))
     wanted = {item.name for item in items}
     return Job(
@@ -170,7 +167,9 @@ def score(
     with ExitStack() as stack:
         write = None
         if job.output is not None and job.format is not None:
-            write = stack.enter_context(journalled(job.output, job.format, job.columns, kept=job.kept, order=job.items))
+            write = stack.enter_context(
+                journalled(job.output, job.format, job.columns, kept=job.kept, place=_places(job))
+            )
         results = iter_scores_of_each(
             (image for _, image in paths),
             list(job.rewards.values()),
@@ -190,17 +189,29 @@ def score(
 
 def _inputs(job: Job) -> Iterator[tuple[Item, str | bytes]]:
     """What has no row yet: with the path of its file, or, of a shard, with the bytes of one."""
-    if not job.shards:
-        yield from ((item, item.path) for item in job.missing)
-        return
+    yield from ((item, item.path) for item in job.missing)
     have = {row_key(row) for row in job.kept}
     for item, image in read_shards(job.shards, columns=job.names):
         if item.key not in have:
             yield item, image
 
 
+def _places(job: Job) -> Callable[[Row], int]:
+    """Where a row comes in the table: images that are not asked for now first, then by `job.items`, then by shard."""
+    items = {item.key: place for place, item in enumerate(job.items)} if job.kept else {}
+    shards = {Item(str(Path(shard))).name: len(items) + number for number, shard in enumerate(job.shards)}
+
+    def place(row: Row) -> int:
+        name = row["image"]
+        ends = (position for position, letter in enumerate(name) if letter == "/")
+        of_shard = (shards[name[:end]] for end in ends if name[:end] in shards)
+        return items.get(row_key(row), next(of_shard, -1))
+
+    return place
+
+
 def _gives(job: Job) -> tuple[bool, bool]:
-    """Whether rewards are given prompts, and metadata: of files where all have them, of shards where one is needed."""
+    """Whether rewards are given prompts, and metadata: where all have them, but beside shards where one is needed."""
     if job.shards:
         needs = {need for reward in job.rewards.values() for need in reward.spec.needs}
         return "prompts" in needs, "metadata" in needs
@@ -247,22 +258,26 @@ def _part(given: str | Reward, registry: Registry) -> tuple[float, str, Reward |
     return parsed.weight, str(unweighted), unweighted if is_registered else registry.get_reward(str(unweighted))
 
 
-def _described(
+def _found(
     images: Sequence[str | os.PathLike[str]],
     prompt: str | None,
     prompts: str | os.PathLike[str] | None,
     columns: Columns,
     *,
     needed: bool,
-) -> Described:
-    if not any(map(is_table, images)):
-        return describe_images(find_images(images), prompt=prompt, prompts=prompts, columns=columns, needed=needed)
-    if len(images) > 1 or prompts is not None or prompt is not None:
-        table = next(os.fspath(image) for image in images if is_table(image))
-        raise FolderError(
-            f"{table!r} is a table of images and prompts; score it alone, without other images or prompts"
-        )
-    return Described(list_table(Path(images[0]), columns), [])
+) -> tuple[Described, list[str]]:
+    """The images that have files of their own, and the shards."""
+    table = next((os.fspath(image) for image in images if is_table(image) and not is_shard(image, columns)), None)
+    if table is not None:
+        if len(images) > 1 or prompts is not None or prompt is not None:
+            raise FolderError(
+                f"{table!r} is a table of images and prompts; score it alone, without other images or prompts"
+            )
+        return Described(list_table(Path(table), columns), []), []
+    files, shards = find_images_and_shards(images, columns=columns)
+    if shards and (prompt is not None or prompts is not None):
+        raise FolderError(f"{shards[0]!r} holds images with their prompts; score it without others")
+    return describe_images(files, prompt=prompt, prompts=prompts, columns=columns, needed=needed), shards
 
 
 def _check_needs(items: Sequence[Item], needs: Mapping[str, AbstractSet[str]]) -> None:
@@ -282,11 +297,13 @@ def _check_needs(items: Sequence[Item], needs: Mapping[str, AbstractSet[str]]) -
         raise FolderError(f"{what}; give them as further columns of a metadata.jsonl beside the images")
 
 
-def _check_first(shards: Sequence[str], names: Columns, needs: Mapping[str, AbstractSet[str]]) -> None:
+def _check_first(shards: Sequence[str], names: Columns, needs: Mapping[str, AbstractSet[str]], *, alone: bool) -> None:
     """Look at one sample before weights are loaded: where it lacks what a reward needs, so will others."""
     first = next(read_shards(shards, columns=names), None)
     if first is None:
-        raise FolderError(f"{shards[0]!r} holds no images")
+        if alone:
+            raise FolderError(f"{shards[0]!r} holds no images")
+        return
     for word, given in (("prompts", first.item.prompt), ("metadata", first.item.metadata)):
         needing = [column for column, needed in needs.items() if word in needed]
         if needing and not given:

@@ -1,13 +1,17 @@
 """Scores that survive a crash: a journal that grows row by row, and at the end the whole table in its place."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ddpo_rewards.folders.formats import Row, read_rows, to_json, write_aside, write_rows
-from ddpo_rewards.folders.inputs import FolderError, Item
+from ddpo_rewards.folders.inputs import FolderError
 
 
 def journal_path(output: Path) -> Path:
@@ -17,33 +21,33 @@ def journal_path(output: Path) -> Path:
 
 @contextmanager
 def journalled(
-    output: Path, format: str, columns: Sequence[str], *, kept: Sequence[Row], order: Sequence[Item]
+    output: Path, format: str, columns: Sequence[str], *, kept: Sequence[Row], place: Callable[[Row], int]
 ) -> Iterator[Callable[[Row], None]]:
-    """Write rows to the journal as they come (`kept` first), and at the end all, by `order`, to `output`.
+    """Write rows to the journal as they come (`kept` first), and at the end all of them to `output`.
 
-    Where the block is left otherwise, the journal stays to be read again, and `output` is as it was.
+    Rows come in their order; where some are kept, all are brought into it by `place`, those of one place as they came.
+    Rows lie in the journal, not in memory. Where the block is left otherwise, the journal stays to be read again, and
+    `output` is as it was.
     """
     journal = journal_path(output)
-    rows: list[Row] = list(kept)
     head = json.dumps({"columns": list(columns)}) + "\n"
-    text = head + "".join(to_json(row) + "\n" for row in rows)
-    write_aside(journal, lambda aside: aside.write_text(text, encoding="utf-8", newline=""))
+    write_aside(journal, lambda aside: _write_lines(aside, chain([head], (to_json(row) + "\n" for row in kept))))
+    is_empty = not kept
     try:
         with open(journal, "a", encoding="utf-8", newline="") as file:
 
             def write(row: Row) -> None:
+                nonlocal is_empty
                 file.write(to_json(row) + "\n")
                 file.flush()
-                rows.append(row)
+                is_empty = False
 
             yield write
     except BaseException:
-        if not rows:
+        if is_empty:
             journal.unlink()
         raise
-    place = {item.key: position for position, item in enumerate(order)}
-    rows.sort(key=lambda row: place.get(row_key(row), -1))
-    write_rows(output, format, columns, rows)
+    write_rows(output, format, columns, _in_order(journal, place) if kept else map(json.loads, _lines(journal)))
     journal.unlink()
 
 
@@ -77,6 +81,31 @@ def read_kept(output: Path, format: str, columns: Sequence[str]) -> list[dict[st
 def row_key(row: Row) -> tuple[str, str | None]:
     """What `Item.key` is for a row."""
     return row["image"], row["prompt"] or None
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        file.writelines(lines)
+
+
+def _lines(journal: Path) -> Iterator[bytes]:
+    """The rows of a journal that is whole. Read as bytes, of which only line feeds end a line."""
+    with open(journal, "rb") as file:
+        next(file)
+        yield from file
+
+
+def _in_order(journal: Path, place: Callable[[Row], int]) -> Iterator[Row]:
+    """The rows of a journal by their places, of which memory holds the numbers only."""
+    lengths, places = array("q"), array("q")
+    for line in _lines(journal):
+        lengths.append(len(line))
+        places.append(place(json.loads(line)))
+    with open(journal, "rb") as file:
+        starts = len(file.readline()) + np.cumsum(lengths) - np.asarray(lengths)
+        for number in np.argsort(places, kind="stable"):
+            file.seek(starts[number])
+            yield json.loads(file.readline())
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -3,11 +3,11 @@
 They are read one after the other, as they come, so there may be more than any memory or disk listing holds.
 """
 
-import glob
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from ddpo_rewards.folders.inputs import (
     FolderError,
     Item,
     did_you_mean,
+    find_images,
+    is_picture,
     pyarrow,
 )
 
@@ -28,13 +30,20 @@ _TEXT_SUFFIXES = ("txt", "caption")
 
 
 class Sample(NamedTuple):
-    """One image of a shard: the bytes of its file; its item has the path `SHARD/KEY`, the prompt and the metadata."""
+    """One image and what is known of it.
+
+    Of a shard, its item has the path `SHARD/KEY`, the prompt and the metadata, and `image` is the bytes of its file; of
+    a file of its own, both have the path.
+    """
 
     item: Item
-    image: bytes
+    image: str | bytes
 
 
-def is_shard(path: str | os.PathLike[str]) -> bool:
+def is_shard(
+    path: str | os.PathLike[str],
+    columns: Columns = Columns(),  # noqa: B008 - it is frozen
+) -> bool:
     """Whether a file holds images: a `.tar`, or a `.parquet` whose column of images has bytes.
 
     Raises:
@@ -43,7 +52,27 @@ def is_shard(path: str | os.PathLike[str]) -> bool:
     file = Path(path)
     if file.suffix == ".tar":
         return True
-    return file.suffix == ".parquet" and file.is_file() and _bytes_column(file, Columns()) is not None
+    return file.suffix == ".parquet" and file.is_file() and _bytes_column(file, columns) is not None
+
+
+def read_images(
+    patterns: Iterable[str | os.PathLike[str]],
+    *,
+    columns: Columns = Columns(),  # noqa: B008 - it is frozen
+) -> Iterator[Sample]:
+    """All images of files, folders (to the bottom) and globs, as `iter_scores` takes them: paths, then those of shards.
+
+    Raises:
+        FolderError: as `find_images_and_shards` and `read_shards` do.
+
+    Example:
+        >>> from ddpo_rewards import get_reward, iter_scores
+        >>> images = (sample.image for sample in read_images(["photos", "shards"]))
+        >>> scores = iter_scores(images, get_reward("jpeg_compressibility"))
+    """
+    files, shards = find_images_and_shards(patterns, columns=columns)
+    yield from (Sample(Item(file), file) for file in files)
+    yield from read_shards(shards, columns=columns)
 
 
 def read_shards(
@@ -70,23 +99,19 @@ def read_shards(
         yield from _read_tar(file) if file.suffix == ".tar" else _read_parquet(file, columns)
 
 
-def find_shards(images: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """The shards that files and globs name; none where they name something else.
+def find_images_and_shards(
+    patterns: Iterable[str | os.PathLike[str]],
+    *,
+    columns: Columns = Columns(),  # noqa: B008 - it is frozen
+) -> tuple[list[str], list[str]]:
+    """Expand files, folders (to the bottom) and globs, as `find_images` does; then the shards among what was found.
 
     Raises:
-        FolderError: shards beside something else.
+        FolderError: a pattern matches nothing, or a `.parquet` cannot be read.
     """
-    files = [name for given in images for name in ([os.fspath(given)] if Path(given).is_dir() else _matches(given))]
-    shards = [name for name in files if is_shard(name)]
-    if shards and len(shards) < len(files):
-        other = next(name for name in files if name not in shards)
-        raise FolderError(f"{shards[0]!r} holds images and {other!r} does not; score them one after the other")
-    return shards
-
-
-def _matches(given: str | os.PathLike[str]) -> list[str]:
-    pattern = os.fspath(given)
-    return [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
+    holds_images = cache(partial(is_shard, columns=columns))
+    found = find_images(patterns, wanted=lambda file: is_picture(file) or holds_images(file))
+    return [file for file in found if not holds_images(file)], [file for file in found if holds_images(file)]
 
 
 def _read_tar(file: Path) -> Iterator[Sample]:
