@@ -331,8 +331,6 @@ def tiny_qwen(tmp_path_factory):
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    if int(transformers.__version__.partition(".")[0]) < 5:
-        pytest.skip("its configuration has other names in transformers 4")
     places = {
         "vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>",
         "image_token": "<|image_pad|>", "video_token": "<|video_pad|>",

@@ -106,10 +106,10 @@ class _Encoder:
         start = (pixels.shape[-1] - self.crop) // 2
         seen = pixels[..., start : start + self.crop, start : start + self.crop]
         features = getattr(self.network, "get_image_features", self.network)
-        return _pooled(features(pixel_values=seen))  # type: ignore[no-any-return]
+        return features(pixel_values=seen).pooler_output  # type: ignore[no-any-return]
 
     def encode_text(self, tokens: Any) -> Float[Tensor, "batch dim"]:
-        return _pooled(self.network.get_text_features(**tokens))  # type: ignore[operator, no-any-return]
+        return self.network.get_text_features(**tokens).pooler_output  # type: ignore[operator, no-any-return]
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +177,3 @@ def _sizes(processor: Any) -> tuple[int, bool, int]:
 
 def _context_length(network: Any) -> int:
     return int(network.config.text_config.max_position_embeddings)
-
-
-def _pooled(output: Any) -> Any:
-    """A tensor in transformers 4, an output with `pooler_output` since 5."""
-    return output if isinstance(output, Tensor) else output.pooler_output
