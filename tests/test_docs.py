@@ -17,7 +17,7 @@ import ddpo_rewards
 from ddpo_cli.app import app
 from ddpo_core import runs
 from ddpo_core.emoji import pipeline_path
-from ddpo_core.runs.config import run_config
+from ddpo_core.runs.defaults import run_config
 from ddpo_rewards import plugins
 from ddpo_rewards.testing import example_images
 

@@ -13,7 +13,7 @@ from ddpo_core import evaluate, load_policy, prompt_set
 from ddpo_core.emoji import pipeline_path
 from ddpo_core.emoji.judge import load_judge, recognised_share
 from ddpo_core.emoji.words import ANIMALS, UNSEEN_ANIMALS
-from ddpo_core.runs.config import run_config
+from ddpo_core.runs.defaults import run_config
 
 SAMPLES_PER_ANIMAL = 3
 

@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 from ddpo_cli.train import new_config
 from ddpo_cli.train_options import as_table, keys
 from ddpo_core import toy
-from ddpo_core.runs.config import (
-    FOR_MODEL,
-    OBJECTIVES,
-    RunConfig,
-    differences,
-    read_run_config,
-    to_toml,
-    validate,
-)
+from ddpo_core.runs.config import OBJECTIVES, RunConfig, differences, read_run_config, to_toml, validate
+from ddpo_core.runs.defaults import FOR_MODEL
 from ddpo_core.runs.parts import make_objective
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from ddpo_cli.presets import list_presets
 from ddpo_core.prompts import list_prompt_sets
-from ddpo_core.runs.config import run_config, to_toml, validate
+from ddpo_core.runs.config import to_toml, validate
+from ddpo_core.runs.defaults import run_config
 
 
 def options_of(text: str) -> dict:

@@ -7,7 +7,8 @@ import pytest
 from safetensors.torch import load_file
 
 from ddpo_core import adamw, init, save_checkpoint, toy
-from ddpo_core.runs.config import run_config, to_toml
+from ddpo_core.runs.config import to_toml
+from ddpo_core.runs.defaults import run_config
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 

@@ -15,7 +15,7 @@ from ddpo_cli import __version__
 from ddpo_cli.app import app
 from ddpo_cli.errors import CLIError
 from ddpo_cli.train_options import as_table, keys
-from ddpo_core.runs.config import FOR_MODEL, run_config
+from ddpo_core.runs.defaults import FOR_MODEL, run_config
 
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "open_clip")
 PROBE = """

@@ -7,7 +7,8 @@ import pytest
 from ddpo_cli.presets import list_presets, read_preset
 from ddpo_cli.train import new_config
 from ddpo_core import prompt_set
-from ddpo_core.runs.config import FOR_MODEL, validate
+from ddpo_core.runs.config import validate
+from ddpo_core.runs.defaults import FOR_MODEL
 from ddpo_rewards import load_registry, parse_reference
 
 TASKS = ("aesthetic", "alignment", "compressibility", "incompressibility")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ddpo_cli.train_options import keys
-from ddpo_core.runs.config import FOR_MODEL, FOR_MODEL_AND_ALGORITHM
+from ddpo_core.runs.defaults import FOR_MODEL, FOR_MODEL_AND_ALGORITHM
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

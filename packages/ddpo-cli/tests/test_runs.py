@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ddpo_core.runs.config import run_config, to_toml
+from ddpo_core.runs.config import to_toml
+from ddpo_core.runs.defaults import run_config
 
 
 def make_run(name: str, *, epochs: int = 3, ended: bool = True, after: float = 1.0, **options) -> Path:

@@ -29,7 +29,7 @@ from ddpo_core import (
     init,
     toy,
 )
-from ddpo_core.runs.config import run_config
+from ddpo_core.runs.defaults import run_config
 from ddpo_core.runs.events import Drawn, Epoch, Noted, Started
 
 METRICS = {"reward_mean": -1.5, "reward_std": 0.25, "loss": 0.5, "approx_kl": 1e-6, "clip_fraction": 0.1}

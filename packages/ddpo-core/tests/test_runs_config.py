@@ -14,19 +14,17 @@ from hypothesis import strategies as st
 
 from ddpo_core import DDPOError, FitConfig, toy
 from ddpo_core.runs.config import (
-    FOR_MODEL,
     OBJECTIVES,
     RunConfig,
     changed_versions,
     differences,
     label,
-    left_out,
     read_run_config,
     read_toml,
-    run_config,
     to_toml,
     validate,
 )
+from ddpo_core.runs.defaults import FOR_MODEL, left_out, run_config
 from ddpo_core.runs.parts import make_objective, make_optimizer, make_policy
 
 SPARSE = {"objective": {"name": "sparse-rwr"}}

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from ddpo_core import PromptSet, stable_diffusion_policy
-from ddpo_core.runs.config import run_config
 from ddpo_core.runs.costs import Costs, estimate, measure
+from ddpo_core.runs.defaults import run_config
 from ddpo_core.runs.parts import Parts, make_objective, make_optimizer
 
 SMALL = {

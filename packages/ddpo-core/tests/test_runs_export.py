@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ddpo_core import DDPOError
-from ddpo_core.runs.config import run_config
+from ddpo_core.runs.defaults import run_config
 from ddpo_core.runs.events import Epoch
 from ddpo_core.runs.export import export_run, reward_curve
 from ddpo_core.runs.loop import train

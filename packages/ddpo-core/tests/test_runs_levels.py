@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ddpo_core import DDPOError, Level, PromptSet, measure_base, toy
-from ddpo_core.runs.config import parse_keep, references, run_config
+from ddpo_core.runs.config import parse_keep, references
+from ddpo_core.runs.defaults import run_config
 from ddpo_core.runs.folder import LEVELS
 from ddpo_core.runs.levels import find_levels, make_measures
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from ddpo_core import DDPOError, Processes, PromptSet, ema_params, evaluate, stable_diffusion_policy
-from ddpo_core.runs.config import read_run_config, run_config
+from ddpo_core.runs.config import read_run_config
+from ddpo_core.runs.defaults import run_config
 from ddpo_core.runs.events import Epoch, Finished, Noted, Saved, tqdm_progress
 from ddpo_core.runs.folder import read_model_record
 from ddpo_core.runs.log import read_metrics

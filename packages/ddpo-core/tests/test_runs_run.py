@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ddpo_core import DDPOError
-from ddpo_core.runs.config import run_config, to_toml
+from ddpo_core.runs.config import to_toml
+from ddpo_core.runs.defaults import run_config
 from ddpo_core.runs.folder import refuse_removal, remove_run
 from ddpo_core.runs.run import change_between, list_runs, open_run, option_differences
 

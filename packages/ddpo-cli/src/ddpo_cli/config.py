@@ -65,7 +65,8 @@ def show(
     import tomli_w
 
     from ddpo_cli.train_options import as_table
-    from ddpo_core.runs.config import VERSIONS, beyond_defaults, versions
+    from ddpo_core.runs.config import VERSIONS, versions
+    from ddpo_core.runs.defaults import beyond_defaults
     from ddpo_core.runs.folder import is_run
 
     said = as_table(flags, set or ())

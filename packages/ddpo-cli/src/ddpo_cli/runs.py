@@ -228,7 +228,8 @@ def _changes(runs: Sequence["Run"]) -> Iterator[tuple[str, list[Any]]]:
 
 def _options(run: "Run") -> dict[str, Any]:
     """What was chosen otherwise than by default, flat."""
-    from ddpo_core.runs.config import beyond_defaults, flat_options
+    from ddpo_core.runs.config import flat_options
+    from ddpo_core.runs.defaults import beyond_defaults
 
     return {} if run.config is None else flat_options(beyond_defaults(run.config))
 

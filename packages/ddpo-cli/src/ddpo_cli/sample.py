@@ -137,7 +137,8 @@ def sample(
 
 def _source(model: str, given: Mapping[str, Any]) -> "tuple[Path | None, RunConfig]":
     """Return the checkpoint that `model` means, if any, and the configuration to sample with."""
-    from ddpo_core.runs.config import read_run_config, run_config, validate
+    from ddpo_core.runs.config import read_run_config, validate
+    from ddpo_core.runs.defaults import run_config
     from ddpo_core.runs.folder import CHECKPOINTS, is_run
     from ddpo_core.runs.model import find_model
 

@@ -197,7 +197,8 @@ def new_config(
     What a preset or a file says in vain is told to `note`.
     """
     from ddpo_core import DDPOError
-    from ddpo_core.runs.config import left_out, read_toml, run_config
+    from ddpo_core.runs.config import read_toml
+    from ddpo_core.runs.defaults import left_out, run_config
 
     task = read_preset(preset) if preset is not None else None
     if file is not None and not file.exists() and str(file) in list_presets():
@@ -249,7 +250,7 @@ def _printed_as_json(data: TextIO) -> "Callable[[Event], None]":
 def _fault(said: Mapping[str, Any], stored: Mapping[str, Any] | None, task: Mapping[str, Any] | None) -> str:
     """Return what is wrong with flags or a configuration file by themselves, in words; nothing where they are right."""
     from ddpo_core import DDPOError
-    from ddpo_core.runs.config import run_config
+    from ddpo_core.runs.defaults import run_config
 
     try:
         run_config(said, stored=stored, preset=task)

@@ -18,7 +18,8 @@ from typer.main import get_command
 
 from ddpo_cli import completion
 from ddpo_cli.errors import CLIError, did_you_mean
-from ddpo_core.runs.config import FOR_ALGORITHM, FOR_MODEL, FOR_TRAINABLE, OBJECTIVES, RunConfig
+from ddpo_core.runs.config import OBJECTIVES, RunConfig
+from ddpo_core.runs.defaults import FOR_ALGORITHM, FOR_MODEL, FOR_TRAINABLE
 
 SHOWN: Mapping[str, Sequence[str]] = {
     "What to train": ("model", "reward", "prompts"),

@@ -1,6 +1,6 @@
-"""The configuration of a run: one validated model, its defaults by model and algorithm, and config.toml.
+"""The configuration of a run: one validated model, and the file config.toml that holds it.
 
-config = run_config({"reward": "my reward", "epochs": 8, "fit": {"num_steps": 4}})
+What is not chosen comes from `defaults`.
 """
 
 import re
@@ -252,7 +252,7 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _options_of_a_lora_have_one(self) -> "RunConfig":
-        for name in _OF_A_LORA:
+        for name in OF_A_LORA:
             value = getattr(self, name)
             if value is not None and self.trainable == "unet":
                 raise ValueError(
@@ -309,60 +309,13 @@ class RunConfig(BaseModel):
         return (value,) if isinstance(value, str) else value
 
 
-FOR_MODEL: Mapping[str, Mapping[str, Any]] = {
-    BUILTIN_MODEL: {
-        "epochs": 50,
-        "learning_rate": 1.1e-3,
-        "learning_rate_half_life": 30.0,
-        "lora_rank": 8,
-        "guidance_scale": 1.0,
-        "keep": INITIAL_VIEW,
-        "objective": {
-            "baseline": "run",
-            "timestep_weighting": "noise",
-            "timestep_window": 2,
-            "timestep_window_epochs": 0,
-        },
-        "fit": {
-            "num_steps": 5,
-            "updates_per_epoch": 8,
-            "sample_batch_size": 32,
-            "micro_batch_size": 32,
-        },
-    }
-}
-"""What differs from `RunConfig`'s defaults for a model whose best settings were measured (benchmarks/RESULTS.md)."""
+OBJECTIVE_FIELDS = frozenset(key for model in OBJECTIVES.values() for key in model.model_fields)
+"""What any of the objectives has."""
 
-FOR_ALGORITHM: Mapping[str, Mapping[str, Any]] = {
-    "ddpo-sf": {"fit": {"updates_per_epoch": 1}},
-    "rwr": {"fit": {"passes_per_epoch": 5}},
-    "sparse-rwr": {"fit": {"passes_per_epoch": 50, "samples_per_prompt": 16}},
-}
-"""What differs for another algorithm than DDPO-IS: one update per epoch keeps DDPO-SF on policy; the passes of
-regression are those of the reference (jannerm/ddpo, pipeline/run-*.sh)."""
+OF_A_LORA = ("lora", "lora_rank", "lora_alpha")
+"""What a UNet that is trained whole has no use for."""
 
-FOR_MODEL_AND_ALGORITHM: Mapping[tuple[str, str], Mapping[str, Any]] = {
-    (BUILTIN_MODEL, "ddpo-sf"): {"learning_rate": 3e-3},
-    (BUILTIN_MODEL, "rwr"): {
-        "learning_rate": 5e-4,
-        "learning_rate_half_life": 60.0,
-        "objective": {"inverse_temperature": 4.0},
-        "fit": {"passes_per_epoch": 1},
-    },
-    (BUILTIN_MODEL, "sparse-rwr"): {
-        "learning_rate": 5e-4,
-        "learning_rate_half_life": 60.0,
-        "fit": {"passes_per_epoch": 5},
-    },
-}
-"""What differs from both for an algorithm on a model: one update per epoch bears a higher rate; regression needs fewer
-passes than the reference makes, and weights that tell rewards of a few tenths of a kilobyte apart."""
-
-FOR_TRAINABLE: Mapping[str, Mapping[str, Any]] = {"unet": {"learning_rate": 1e-5}}
-"""What differs where all weights of the UNet are trained (jannerm/ddpo, pipeline/policy_gradient.py)."""
-
-_OF_A_LORA = ("lora", "lora_rank", "lora_alpha")
-_REPLACES: Mapping[str, Sequence[str]] = {
+REPLACES: Mapping[str, Sequence[str]] = {
     "lora": ("lora_rank", "lora_alpha"),
     "learning_rate_half_life": ("learning_rate_cosine",),
     "learning_rate_cosine": ("learning_rate_half_life",),
@@ -421,61 +374,6 @@ def references(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(reference for reference in kept if reference not in (*INITIAL_VIEW, NEGATIVE_KL))
 
 
-def run_config(
-    given: Mapping[str, Any], *, stored: Mapping[str, Any] | None = None, preset: Mapping[str, Any] | None = None
-) -> RunConfig:
-    """Return the defaults for the model, overridden by `preset`, by `stored`, and by what is `given`.
-
-    What chooses an algorithm, or what is trained, brings the defaults of its choice along; where `stored` or `given`
-    do, they override the preset's. A file that a run has written (it has the table `versions`) is whole, so that
-    it does not say what was chosen and what was a default: where `given` chooses another model, algorithm or trainable
-    than such a file, the file counts where it differs from the defaults of its own choices, and nowhere else. A file
-    written by hand keeps its word: an option in it that `given` leaves no use for is an error. Of a preset, and of a
-    file that is whole, such options are left out; `left_out` names them.
-
-    Args:
-        given: What was chosen, in the tables of the configuration.
-        stored: A configuration file as `read_toml` returns it.
-        preset: The configuration of a task.
-
-    Raises:
-        DDPOError: A value is out of range, a key is unknown or in the wrong table, or an option does nothing.
-
-    Example:
-        >>> run_config({"epochs": 8}).fit.num_steps, run_config({"model": "someone/model"}).fit.num_steps
-        (5, 50)
-    """
-    task, file = preset or {}, dict(stored or {})
-    is_whole = file.pop(VERSIONS, None) is not None
-    if is_whole and _choices(file, given) != _choices(file):
-        file = _beyond_its_defaults(file)
-    if not is_whole:  # both are somebody's word: neither drops what the other says
-        tables = {name: {**_table(file, name), **_table(given, name)} for name in ("fit", "objective")}
-        file, given = {}, {**file, **given, **tables}
-    model = {"model": BUILTIN_MODEL, **task, **file, **given}["model"]
-    algorithm, trainable = _algorithm(given) or _algorithm(file), {**file, **given}.get("trainable")
-    if is_whole and _algorithm(given):
-        file = {**file, "objective": _shared_options(_table(file, "objective"), algorithm)}
-    brought = _brought_along(model, algorithm, trainable)
-    layers = (*_brought_along(model, _algorithm(task), task.get("trainable")), task, *brought, file, given)
-    return validate(_known(FOR_MODEL, model), *layers)
-
-
-def left_out(config: RunConfig, said: Mapping[str, Any]) -> list[str]:
-    """Return the options in `said` that `config` has no use for, such as those of another algorithm.
-
-    Example:
-        >>> preset = {"objective": {"clip_range": 1e-3, "timestep_fraction": 0.5}}
-        >>> left_out(run_config({"objective": {"name": "rwr"}}, preset=preset), preset)
-        ['clip_range']
-    """
-    replaced = (*_OF_A_LORA, *(name for names in _REPLACES.values() for name in names))
-    return [
-        *(key for key in said if key in replaced and getattr(config, key) is None),
-        *(key for key in _table(said, "objective") if getattr(config.objective, key, None) is None),
-    ]
-
-
 def validate(*layers: Mapping[str, Any]) -> RunConfig:
     """Return the configuration that `layers` give, each overriding those before it.
 
@@ -496,31 +394,16 @@ def validate(*layers: Mapping[str, Any]) -> RunConfig:
     objective: dict[str, Any] = {"name": "ddpo-is"}
     for layer in layers:
         whole |= {**dict.fromkeys(_replaced_by(layer)), **layer}
-        fit |= _table(layer, "fit")
-        objective = _override(objective, _table(layer, "objective"))
+        fit |= subtable(layer, "fit")
+        objective = _override(objective, subtable(layer, "objective"))
     if "algorithm" in whole:
         raise DDPOError("'algorithm' is the flag for the name of the objective; write: [objective] name = ...")
     for key in whole:
-        if key in FitConfig.model_fields or key in _OBJECTIVE_FIELDS:
+        if key in FitConfig.model_fields or key in OBJECTIVE_FIELDS:
             place = "fit" if key in FitConfig.model_fields else "objective"
             raise DDPOError(f"{key!r} stands outside its table; write it under [{place}]")
-    options = parse_config(_objective_model(objective["name"]), objective)
+    options = parse_config(objective_model(objective["name"]), objective)
     return parse_config(RunConfig, {**whole, "fit": parse_config(FitConfig, fit), "objective": options})
-
-
-def beyond_defaults(config: RunConfig) -> dict[str, Any]:
-    """Return what was chosen otherwise than the defaults of the model, the algorithm and what is trained say.
-
-    Example:
-        >>> beyond_defaults(run_config({"epochs": 8, "fit": {"num_steps": 4}}))
-        {'epochs': 8, 'fit': {'num_steps': 4}}
-    """
-    table = config.model_dump(mode="json", exclude_none=True)
-    usual = {"model": BUILTIN_MODEL, "trainable": "lora", "objective": {"name": "ddpo-is"}}
-    chosen = {key: value for key, value in _beyond_its_defaults(table).items() if usual.get(key) != value}
-    if chosen.get("objective", {}).get("name") == "ddpo-is":
-        chosen["objective"] = {key: value for key, value in chosen["objective"].items() if key != "name"}
-    return chosen
 
 
 def flat_options(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -618,14 +501,27 @@ def changed_versions(run: Path, device: str | None = None) -> dict[str, tuple[st
     return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}
 
 
-_OBJECTIVE_FIELDS = frozenset(key for model in OBJECTIVES.values() for key in model.model_fields)
+def subtable(layer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a table within a layer, empty where there is none.
 
-
-def _table(layer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    Raises:
+        DDPOError: It is something else.
+    """
     table = layer.get(name, {})
     if not isinstance(table, Mapping):
         raise DDPOError(f"{name}={table!r}: want a table, [{name}]")
     return table
+
+
+def objective_model(name: object) -> type[ObjectiveOptions]:
+    """Return the options that an objective has, by its name.
+
+    Raises:
+        DDPOError: There is none of that name.
+    """
+    if not isinstance(name, str) or name not in OBJECTIVES:
+        raise DDPOError(f"objective.name={name!r}: want one of {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]
 
 
 def _override(before: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
@@ -633,7 +529,7 @@ def _override(before: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, 
     name, baseline = (table.get(key, before.get(key)) for key in ("name", "baseline"))
     kept = dict(before)
     if name != before["name"]:
-        kept = {key: value for key, value in kept.items() if key in _objective_model(name).model_fields}
+        kept = {key: value for key, value in kept.items() if key in objective_model(name).model_fields}
     if baseline != before.get("baseline"):
         kept = {key: value for key, value in kept.items() if key not in ("buffer_size", "min_count")}
     for key in table:
@@ -648,66 +544,11 @@ def _override(before: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, 
 def _replaced_by(layer: Mapping[str, Any]) -> list[str]:
     """List what the choices in a layer leave no use for."""
     said = [key for key, value in layer.items() if value is not None]
-    whole_unet = _OF_A_LORA if layer.get("trainable") == "unet" else ()
-    return [*whole_unet, *(name for key in said for name in _REPLACES.get(key, ()))]
-
-
-def _objective_model(name: object) -> type[ObjectiveOptions]:
-    if not isinstance(name, str) or name not in OBJECTIVES:
-        raise DDPOError(f"objective.name={name!r}: want one of {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[name]
-
-
-def _shared_options(table: Mapping[str, Any], name: object) -> dict[str, Any]:
-    """Return the options in `table` but those that objectives have and `name` has not, under that name."""
-    others = _OBJECTIVE_FIELDS - _objective_model(name).model_fields.keys()
-    return {**{key: value for key, value in table.items() if key not in others}, "name": name}
-
-
-def _algorithm(said: Mapping[str, Any]) -> object:
-    return _table(said, "objective").get("name")
-
-
-def _brought_along(model: object, algorithm: object, trainable: object) -> tuple[Mapping[str, Any], ...]:
-    """Return the defaults that the choice of an algorithm, or of what is trained, brings along for `model`."""
-    return (
-        {} if algorithm is None else {"objective": {"name": algorithm}},
-        _known(FOR_ALGORITHM, algorithm),
-        _known(FOR_MODEL_AND_ALGORITHM, (model, algorithm)),
-        _known(FOR_TRAINABLE, trainable),
-    )
-
-
-def _known(defaults: Mapping[Any, Mapping[str, Any]], name: object) -> Mapping[str, Any]:
-    try:
-        return defaults.get(name, {})
-    except TypeError:  # a file may say anything, also what cannot be looked up; it is refused later
-        return {}
+    whole_unet = OF_A_LORA if layer.get("trainable") == "unet" else ()
+    return [*whole_unet, *(name for key in said for name in REPLACES.get(key, ()))]
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:
     table = config.model_dump()
     fit, objective = table.pop("fit"), table.pop("objective")
     return {**table, **{f"objective.{key}": value for key, value in objective.items()}, **fit}
-
-
-def _choices(*layers: Mapping[str, Any]) -> tuple[object, object, object]:
-    """What decides the defaults: the model, the algorithm, what is trained."""
-    said = {key: value for layer in layers for key, value in layer.items()}
-    algorithms = [name for layer in layers if (name := _algorithm(layer)) is not None]
-    return said.get("model", BUILTIN_MODEL), algorithms[-1:] or ["ddpo-is"], said.get("trainable", "lora")
-
-
-def _beyond_its_defaults(file: Mapping[str, Any]) -> dict[str, Any]:
-    """What a whole file says otherwise than the defaults of its own choices; these choices themselves stay."""
-    chosen = {key: file[key] for key in ("model", "trainable") if key in file}
-    defaults = run_config({**chosen, "objective": {"name": _algorithm(file)}}).model_dump(mode="json")
-    kept: dict[str, Any] = {}
-    for key, value in file.items():
-        usual = defaults.get(key)
-        if isinstance(value, Mapping) and isinstance(usual, Mapping):
-            value = {name: part for name, part in value.items() if name == "name" or usual.get(name) != part}
-            usual = {}
-        if value != usual or key in chosen:
-            kept[key] = value
-    return kept

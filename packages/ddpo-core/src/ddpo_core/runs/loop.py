@@ -138,7 +138,7 @@ def train(
     Example:
         >>> import tempfile
         >>> from ddpo_core import parse_config, toy
-        >>> from ddpo_core.runs.config import run_config
+        >>> from ddpo_core.runs.defaults import run_config
         >>> config = run_config({"epochs": 1, "evidence_samples": 0})
         >>> next(train(config, toy.reward, held_out={"judge": toy.reward}))
         Traceback (most recent call last):

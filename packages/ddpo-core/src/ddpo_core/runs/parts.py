@@ -65,7 +65,7 @@ def make_optimizer(config: RunConfig) -> Optimizer:
     """Return the optimizer of `config`: AdamW, with the schedule and the average of the params that it asks for.
 
     Example:
-        >>> from ddpo_core.runs.config import run_config
+        >>> from ddpo_core.runs.defaults import run_config
         >>> kept = make_optimizer(run_config({"ema_decay": 0.99})).init({"weight": torch.zeros(1)})
         >>> list(kept)
         ['step', 'first_moment/weight', 'second_moment/weight', 'ema/weight']
@@ -92,7 +92,7 @@ def make_objective(options: ObjectiveOptions) -> Objective:
 
     Example:
         >>> from ddpo_core import toy
-        >>> from ddpo_core.runs.config import run_config
+        >>> from ddpo_core.runs.defaults import run_config
         >>> config = run_config({"objective": {"name": "rwr"}})
         >>> make_objective(config.objective).check(toy.policy(), config.fit)
     """
