@@ -15,7 +15,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import islice, product
+from itertools import islice, pairwise, product
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -186,9 +186,14 @@ def _gain(run: dict, point: dict) -> float:
 
 
 def _best_near(run: dict) -> float:
-    """The largest gain of a run's points at which the judge is near the base; 0 where none is: the base itself."""
-    base = run["curve"][0]["judge"]
-    return max([0.0, *(_gain(run, point) for point in run["curve"] if point["judge"] >= base - NEAR)])
+    """The largest gain of a run while the judge is near the base; straight lines between points, 0 for the base."""
+    near = run["curve"][0]["judge"] - NEAR
+    points = [(_gain(run, point), point["judge"] - near) for point in run["curve"]]
+    best = max(gain for gain, above in points if above >= 0)
+    for (gain, above), (after, below) in pairwise(points):
+        if above >= 0 > below:
+            best = max(best, gain + (after - gain) * above / (above - below))
+    return best
 
 
 def _tables(curves: Sequence[dict]) -> str:
