@@ -91,7 +91,11 @@ PACKAGES = {
         "Rewards as plugins, folders of images, and probes.",
         (
             Area("Get a reward and call it", ("registry", "reward", "combining")),
-            Area("Many images", ("stream", "images"), ("folders.plan", "folders.score", "folders.write_sheet")),
+            Area(
+                "Many images",
+                ("stream", "images"),
+                ("folders.plan", "folders.score", "folders.score_on_ray", "folders.write_sheet"),
+            ),
             Area("References", ("references",)),
             Area(
                 "Plugins",

@@ -220,6 +220,7 @@ def test_what_rewards_say_beside_the_score_is_written_on_request(ddpo, folder):
         (["images", "-r", "jpg"], "reward 'jpg' is not installed"),
         (["images", *JPEG, *JPEG], "is given twice"),
         (["images", *JPEG, "--resume"], "--resume needs the --output"),
+        (["images", *JPEG, "--ray-workers", "2"], "--ray-workers is for --ray"),
         (["images", *JPEG, "-f", "parquet"], "add --output scores.parquet"),
         (["images", *JPEG, "-o", "scores.xls"], "choose an ending or a format among csv"),
         (["images", *JPEG, "-o", "scores.txt", "-f", "table"], "no file is written as 'table'"),
@@ -269,3 +270,11 @@ def test_a_cache_has_the_scores_of_the_run_before_and_says_what_it_cannot_keep(d
     refused = ddpo("score", "images", "-r", "jpeg_compressibility", "--cache", "images")
     assert refused.exit_code == 2
     assert "is no cache of scores" in refused.stderr
+
+
+def test_without_ray_it_is_said_in_a_line_how_to_get_it(ddpo, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = ddpo("score", folder, *JPEG, "--ray", "--output", "scores.csv")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].endswith("pip install 'ddpo-rewards[ray]'")
+    assert not list(Path().glob("scores*"))

@@ -1,6 +1,7 @@
 """Batches of a table get their scores, row by row, whatever form their images have."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def lightness(needs=(), name="light", calls=None):
     def function(images, prompts, metadata):
         if calls is not None:
             calls.append((prompts, metadata))
-        return [float(image.mean()) for image in images]
+        return [float(image.mean()) for image in images], {"shape": [list(image.shape) for image in images]}
 
     return Reward(RewardSpec(name=name, factory="x:x", takes="arrays", needs=frozenset(needs)), function)
 
@@ -58,6 +59,14 @@ def test_columns_become_prompts_and_metadata():
     assert calls == [(["a", "b"], [{"k": 1, "m": 3}, {"k": 2, "m": 4}])]
 
 
+def test_metadata_may_lie_in_one_column_as_tables_or_json_and_what_is_said_comes_as_json():
+    calls = []
+    score = ScoreBatches([lightness({"metadata"}, calls=calls)], metadata="about", info=True, batch_size=1)
+    batch = score({"image": [encoded(1), encoded(2)], "about": [{"k": 1}, '{"k": 2}']})
+    assert calls == [(None, [{"k": 1}]), (None, [{"k": 2}])]
+    assert [json.loads(said) for said in batch["info"]] == [{"light.shape": [4, 4, 3]}] * 2
+
+
 def test_a_cache_is_shared_by_workers(tmp_path):
     batch = {"image": [encoded(1), encoded(2)]}
     first = ScoreBatches(["jpeg_compressibility"], cache=tmp_path / "scores.sqlite")(batch)
@@ -92,3 +101,12 @@ def test_what_cannot_be_scored_is_refused_before_any_batch(rewards, complaint):
 def test_a_batch_of_other_columns_is_refused(batch, complaint):
     with pytest.raises(RewardError, match=complaint):
         ScoreBatches([lightness()])(batch)
+
+
+def test_what_is_no_prompt_and_no_metadata_is_refused_and_not_scored_as_if_it_were():
+    score = ScoreBatches([lightness({"prompts", "metadata"})], prompt="text", metadata="about")
+    with pytest.raises(RewardError, match="a prompt is None; want a text for every image"):
+        score({"image": [encoded(1)], "text": [None], "about": [{}]})
+    for wrong in ("[1]", 5):
+        with pytest.raises(RewardError, match=r"metadata 'about' is .*; want a table"):
+            score({"image": [encoded(1)], "text": ["a"], "about": [wrong]})

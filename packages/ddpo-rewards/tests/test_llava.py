@@ -379,7 +379,7 @@ def tiny_qwen(tmp_path_factory):
     return str(folder)
 
 
-def test_the_class_of_the_default_captioner_answers_in_a_batch_as_alone(tiny_qwen):
+def test_the_class_of_the_default_captioner_answers_in_a_batch_as_alone(tiny_qwen, encoder):
     images = [*example_images(24), example_images(40)[0]]
     questions = ["what ?", "how many cats in this image ?", "what is this ?", "image", "how many ?"]
     options = {"device": "cpu", "max_new_tokens": 6}
@@ -387,6 +387,9 @@ def test_the_class_of_the_default_captioner_answers_in_a_batch_as_alone(tiny_qwe
     assert transformers_captioner(tiny_qwen, batch_size=5, **options)(images, questions) == alone
     assert len(set(alone)) > 1
     assert_conforms(get_reward("vqascore", model=tiny_qwen, device="cpu", question="is this {prompt} ?", batch_size=3))
+    local = {"model": tiny_qwen, "device": "cpu", "max_new_tokens": 4}
+    assert_conforms(get_reward("vqa_accuracy", **local))
+    assert_conforms(get_reward("caption_bertscore", encoder=encoder, encoder_layer=LAYER, **local))
 
 
 def test_the_default_captioner_is_the_modern_one_and_llava_goes_by_its_name():

@@ -1,10 +1,8 @@
-"""A served reward scores as the reward itself does, for many clients at once and over bad connections."""
+"""A served reward scores as the reward itself does, for many clients at once (over bad connections: test_faults)."""
 
-import asyncio
 import base64
 import io
 import json
-import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -190,40 +188,6 @@ def test_a_busy_server_asks_to_come_again_and_clients_do(start):
     assert 503 in statuses
     scores = get_reward(address, batch_size=1, concurrency=2, retries=20)([plain(level) for level in range(3)]).scores
     assert scores.tolist() == [0, 1, 2]
-
-
-class Faults:
-    """An application that fails one request of ten: it refuses, breaks off, is slow, or answers what is no JSON."""
-
-    def __init__(self, app, seed=0):
-        self.app, self.random, self.count = app, random.Random(seed), 0
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http" or scope["path"] != "/score" or self.random.random() > 0.1:
-            await self.app(scope, receive, send)
-            return
-        self.count += 1
-        kind = self.random.choice(["429", "500", "broken", "slow", "garbled"])
-        if kind == "slow":
-            await asyncio.sleep(0.05)
-            await self.app(scope, receive, send)
-            return
-        status = int(kind) if kind.isdecimal() else 200
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"20")]})
-        body = b'{"scores": [1, 2, 3]' if kind in ("garbled", "429", "500") else b'{"sco'
-        await send({"type": "http.response.body", "body": body, "more_body": kind == "broken"})
-        if kind == "broken":
-            raise ConnectionResetError
-
-
-def test_nothing_is_lost_over_a_bad_connection(start):
-    faults = Faults(make_app(lightness()))
-    remote = get_reward(start(faults), batch_size=1, concurrency=8, pause=0.01)
-    levels = np.random.default_rng(0).integers(0, 256, 300)
-    scores, info = remote([plain(level) for level in levels], [str(level) for level in levels])
-    assert scores.tolist() == levels.tolist()
-    assert info["words"] == [str(level) for level in levels]
-    assert faults.count > 10
 
 
 def test_what_is_no_reward_server_is_refused(start):

@@ -100,33 +100,62 @@ class Defect:
     def __call__(self, images, prompts, metadata):
         self.calls += 1
         if isinstance(images, torch.Tensor):
-            more = {"tensor input": 0.1, "range": 1.0}.get(self.kind, 0.0)
+            more = {"tensors score otherwise": 0.1, "beyond its range": 1.0}.get(self.kind, 0.0)
             return (images[:, :, 1:, 1:].mean((1, 2, 3)) + more).tolist()
         scores = [mean_of(image) for image in images]
         match self.kind:
-            case "scores":
+            case "not a number":
                 scores[0] = float("nan")
-            case "range":
+            case "infinite":
+                scores[-1] = float("inf")
+            case "too few":
+                scores.pop()
+            case "always fails":
+                raise OSError("busy")
+            case "beyond its range":
                 scores = [score + 1 for score in scores]
-            case "determinism" if self.calls == 2:
+            case "another score the second time" if self.calls == 2:
                 scores = [score + 0.1 for score in scores]
-            case "order":
+            case "fails the second time" if self.calls == 2:
+                raise OSError("busy")
+            case "sorted":
                 scores = sorted(scores)  # as the pictures are, at first
-            case "batch invariance" if len(images) == 1:
+            case "another score alone" if len(images) == 1:
                 scores = [score + 0.1 for score in scores]
-            case "images unchanged":
+            case "writes into images":
                 images[0][0, 0] = 255 - images[0][0, 0]  # where nothing is scored
         return scores
 
 
-@pytest.mark.parametrize(
-    "defect",
-    ["scores", "range", "determinism", "order", "batch invariance", "images unchanged", "tensor input", "none"],
-)
-def test_each_check_fails_for_just_the_defect_that_it_is_for(defect):
+DEFECTS = {
+    "not a number": "scores",
+    "infinite": "scores",
+    "too few": "scores",
+    "always fails": "scores",
+    "beyond its range": "range",
+    "another score the second time": "determinism",
+    "fails the second time": "determinism",
+    "sorted": "order",
+    "another score alone": "batch invariance",
+    "writes into images": "images unchanged",
+    "tensors score otherwise": "tensor input",
+}
+
+
+def checks_of(defect):
     pictures = [np.full((8, 8, 3), level, np.uint8) for level in (10, 80, 150, 220)]
     spec = RewardSpec(name="defect", factory="x:x", takes="any", range=(0.0, 1.0))
-    checks = check_reward(Reward(spec, Defect(defect)), images=pictures)
-    failed = [check.name for check in checks if not check.passed]
-    assert failed == [name for name in [defect] if name != "none"]
-    assert defect == "scores" or len(checks) == 7
+    return check_reward(Reward(spec, Defect(defect)), images=pictures)
+
+
+@pytest.mark.parametrize(("defect", "failing"), DEFECTS.items())
+def test_each_check_fails_for_just_the_defect_that_it_is_for(defect, failing):
+    checks = checks_of(defect)
+    assert [check.name for check in checks if not check.passed] == [failing]
+    assert len(checks) == (1 if failing == "scores" else 7)
+
+
+def test_every_check_has_a_defect_and_none_fails_without():
+    checks = checks_of("none")
+    assert all(check.passed for check in checks)
+    assert {check.name for check in checks} == set(DEFECTS.values())

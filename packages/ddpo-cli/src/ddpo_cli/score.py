@@ -58,6 +58,8 @@ EPILOG = """
 
   ddpo score photos/ --reward vqascore --prompt "a fox" --cache scores.sqlite
 
+  ddpo score shards/ --reward aesthetic --output scores.parquet --ray
+
 [bold]Prompts[/bold] come from --prompt (one for all), from --prompts FILE, or else from
 a metadata.csv or metadata.jsonl beside the images (ddpo sample --separate
 writes one). Further columns reach the reward as metadata.
@@ -157,7 +159,8 @@ def score(
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Threads that read files.", show_default="one per core")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Threads that read files, of each process.", show_default="one per core"),
     ] = None,
     cache: Annotated[
         Path | None,
@@ -165,6 +168,20 @@ def score(
             metavar="FILE",
             help="Take scores from here where the same image was scored before, and keep new ones (SQLite).",
             show_default=False,
+        ),
+    ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Score with Ray Data: on all cores or GPUs of this machine, or on the cluster whose address is in "
+            "RAY_ADDRESS (auto: the one that runs here).",
+        ),
+    ] = False,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Processes that score with --ray.", show_default="one per GPU, else one per core"
         ),
     ] = None,
 ) -> None:
@@ -175,6 +192,8 @@ def score(
 
     if resume and output is None:
         raise CLIError("--resume needs the --output of the run before")
+    if ray_workers is not None and not ray:
+        raise CLIError("--ray-workers is for --ray; add it, or say --workers for threads that read")
     if output is None and format is ScoreFormat.parquet:
         raise CLIError("--format parquet needs a file; add --output scores.parquet")
     with foreign_output() as data:
@@ -190,6 +209,7 @@ def score(
                 format=format and format.value,
                 resume=resume,
                 info=info,
+                build=not ray,
             )
         for note in job.notes:
             say(note)
@@ -207,8 +227,12 @@ def score(
             _kept_on_failure(output, seen),
             _shown(data, None if output else format or ScoreFormat.table, job.columns) as show,
             counted("scoring") as told,
-            nullcontext() if cache is None else ScoreCache(cache) as kept,
-            closing(folders.score(job, batch_size=batch_size, workers=workers, cache=kept)) as scored,
+            nullcontext() if cache is None or ray else ScoreCache(cache) as kept,
+            closing(
+                folders.score_on_ray(job, ray_workers=ray_workers, batch_size=batch_size, workers=workers, cache=cache)
+                if ray
+                else folders.score(job, batch_size=batch_size, workers=workers, cache=kept)
+            ) as scored,
         ):
             told(seen.rows, total)
             for row in scored:

@@ -6,13 +6,18 @@ Example:
     >>> import ray  # doctest: +SKIP
     >>> rows = ray.data.read_parquet("images/")  # doctest: +SKIP
     >>> scored = rows.map_batches(  # doctest: +SKIP
-    ...     ScoreBatches, fn_constructor_args=[["aesthetic"]], concurrency=4, num_gpus=1, batch_size=256
+    ...     ScoreBatches,
+    ...     fn_constructor_args=[["aesthetic"]],
+    ...     compute=ray.data.ActorPoolStrategy(size=4),
+    ...     num_gpus=1,
+    ...     batch_size=256,
     ... )
     >>> scored.write_parquet("scores/")  # doctest: +SKIP
 """
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +26,10 @@ from ddpo_rewards.cache import ScoreCache
 from ddpo_rewards.errors import RewardError
 from ddpo_rewards.registry import load_registry
 from ddpo_rewards.reward import Reward
-from ddpo_rewards.stream import iter_scores_of_each
+from ddpo_rewards.stream import Scored, iter_scores_of_each
 
 ERROR = "error"
+INFO = "info"
 
 
 class ScoreBatches:
@@ -35,13 +41,17 @@ class ScoreBatches:
         rewards: references without weights, or rewards.
         image: the column of images: paths, bytes, `{bytes, path}`, uint8 arrays or PIL images.
         prompt: the column of prompts, where a reward needs them.
-        metadata: columns that make up the metadata, where a reward needs them.
+        metadata: columns that make up the metadata, where a reward needs them; or the name of one column that has it,
+            as mappings or as JSON.
+        info: add a column `info` with what each reward says beside its score, as JSON.
+        batch_size: images that a reward is called with; by default as many as it runs at once itself, else 32.
         cache: a file of scores (see `cache`), which workers of one machine share.
         workers: threads that decode; by default one per core.
 
     Raises:
         RewardError: no reward, one twice, or one that needs prompts or metadata of which no column is named; when
-            called, a column that is not there, or that a column has the name of a reward.
+            called, a column that is not there, a prompt that is no text, metadata that are no table, or that a column
+            has the name of a reward.
 
     Example:
         >>> score = ScoreBatches(["jpeg_compressibility"])
@@ -56,7 +66,9 @@ class ScoreBatches:
         *,
         image: str = "image",
         prompt: str | None = None,
-        metadata: Sequence[str] = (),
+        metadata: str | Sequence[str] = (),
+        info: bool = False,
+        batch_size: int | None = None,
         cache: str | os.PathLike[str] | None = None,
         workers: int | None = None,
     ) -> None:
@@ -72,7 +84,9 @@ class ScoreBatches:
             name: reward if isinstance(reward, Reward) else registry.get_reward(reward)
             for name, reward in zip(names, rewards, strict=True)
         }
-        self._image, self._prompt, self._metadata = image, prompt, tuple(metadata)
+        self._image, self._prompt = image, prompt
+        self._metadata = metadata if isinstance(metadata, str) else tuple(metadata)
+        self._info, self._batch_size = info, batch_size
         for word, named in (("prompts", prompt), ("metadata", metadata)):
             needing = [name for name, reward in self._rewards.items() if word in reward.spec.needs]
             if needing and not named:
@@ -82,24 +96,20 @@ class ScoreBatches:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Score a batch."""
-        for name in (self._image, *filter(None, [self._prompt]), *self._metadata):
+        details = [self._metadata] if isinstance(self._metadata, str) else self._metadata
+        for name in (self._image, *filter(None, [self._prompt]), *details):
             if name not in batch:
                 raise RewardError(f"the batch has no column {name!r}; it has {', '.join(batch)}")
-        for name in (*self._rewards, ERROR):
+        for name in (*self._rewards, *([INFO] if self._info else []), ERROR):
             if name in batch:
                 raise RewardError(f"the batch has a column {name!r} already; rename it")
-        images = [_image(value) for value in batch[self._image]]
-        prompts = None if self._prompt is None else [str(value) for value in batch[self._prompt]]
-        details = [
-            dict(zip(self._metadata, values, strict=True))
-            for values in zip(*(batch[name] for name in self._metadata), strict=True)
-        ]
         rows = list(
             iter_scores_of_each(
-                images,
+                [_image(value) for value in batch[self._image]],
                 list(self._rewards.values()),
-                prompts=prompts,
-                metadata=details if self._metadata else None,
+                prompts=None if self._prompt is None else [_text(value) for value in batch[self._prompt]],
+                metadata=list(_details(batch, self._metadata)) if self._metadata else None,
+                batch_size=self._batch_size,
                 workers=self._workers,
                 cache=self._cache,
             )
@@ -108,6 +118,8 @@ class ScoreBatches:
             name: np.array([np.nan if row[place].score is None else row[place].score for row in rows], np.float64)
             for place, name in enumerate(self._rewards)
         }
+        if self._info:
+            columns[INFO] = [_said(dict(zip(self._rewards, row, strict=True))) for row in rows]
         errors = [next((str(one.error) for one in row if one.error is not None), None) for row in rows]
         return {**batch, **columns, ERROR: errors}
 
@@ -117,3 +129,28 @@ def _image(value: Any) -> Any:
     if isinstance(value, Mapping):
         return value.get("bytes") or value.get("path") or b""
     return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise RewardError(f"a prompt is {value!r}; want a text for every image")
+    return value
+
+
+def _details(batch: Mapping[str, Any], names: str | Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """The metadata of every row."""
+    if not isinstance(names, str):
+        for values in zip(*(batch[name] for name in names), strict=True):
+            yield dict(zip(names, values, strict=True))
+        return
+    for value in batch[names]:
+        details = json.loads(value) if isinstance(value, str) else value
+        if not isinstance(details, Mapping):
+            raise RewardError(f"metadata {names!r} is {value!r}; want a table, or one as JSON")
+        yield details
+
+
+def _said(row: Mapping[str, Scored]) -> str:
+    """What rewards say of one image beside its scores; what is no JSON as text."""
+    info = {f"{name}.{key}": value for name, one in row.items() for key, value in one.info.items()}
+    return json.dumps(info, default=str)

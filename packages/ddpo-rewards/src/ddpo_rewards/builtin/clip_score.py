@@ -25,7 +25,7 @@ SPEC = RewardSpec(
     takes="arrays",
     unit="cosine",
     range=(-1.0, 1.0),
-    licence="MIT",
+    licence="Apache-2.0",
     source="Radford et al. 2021, arXiv:2103.00020; Hessel et al. 2021, arXiv:2104.08718",
     weights=(CLIP_TOWER,),
 )

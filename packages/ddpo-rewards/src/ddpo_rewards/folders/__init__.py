@@ -21,6 +21,7 @@ from ddpo_rewards.folders.inputs import (
 )
 from ddpo_rewards.folders.job import Job, plan, score
 from ddpo_rewards.folders.journal import journal_path
+from ddpo_rewards.folders.on_ray import score_on_ray
 from ddpo_rewards.folders.shards import Sample, read_images, read_shards
 from ddpo_rewards.folders.sheet import best_and_worst, write_disagreements, write_sheet
 
@@ -46,6 +47,7 @@ __all__ = [
     "read_shards",
     "read_table",
     "score",
+    "score_on_ray",
     "to_csv",
     "to_json",
     "write_disagreements",

@@ -1,9 +1,9 @@
 """The job: rewards over a list of images, one row per image, whatever its file holds."""
 
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
@@ -29,7 +29,7 @@ from ddpo_rewards.folders.shards import find_images_and_shards, is_shard, read_s
 from ddpo_rewards.references import Reference, number_text, parse_reference
 from ddpo_rewards.registry import Registry, load_registry
 from ddpo_rewards.reward import Reward
-from ddpo_rewards.stream import Scored, iter_scores_of_each
+from ddpo_rewards.stream import iter_scores_of_each
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,10 @@ class Job:
 
     items: tuple[Item, ...]
     rewards: Mapping[str, Reward]
-    """By column: the reference without its weight."""
+    """By column: the reference without its weight. None where `plan` built none."""
     weights: Mapping[str, float]
+    needs: Mapping[str, AbstractSet[str]]
+    """What each reward needs of prompts and metadata."""
     info: bool = False
     output: Path | None = None
     format: str | None = None
@@ -65,7 +67,7 @@ class Job:
     @property
     def ranking(self) -> str:
         """The column that images are ranked by."""
-        return self.total or next(iter(self.rewards))
+        return self.total or next(iter(self.weights))
 
     @property
     def missing(self) -> list[Item]:
@@ -85,6 +87,7 @@ def plan(
     format: str | None = None,
     resume: bool = False,
     info: bool = False,
+    build: bool = True,
 ) -> Job:
     """Find the images, their prompts and what was scored before, and build the rewards; scores nothing yet.
 
@@ -101,6 +104,7 @@ def plan(
         format: of `output`, where its ending does not say it.
         resume: keep the rows that `output` or its journal has. Images that could not be read then are tried again.
         info: a column with what each reward says beside its score.
+        build: build the rewards, with their weights. Without, it is for `score_on_ray`, whose workers build their own.
 
     Raises:
         FolderError: images, prompts or files that cannot be used, with what to do.
@@ -115,7 +119,11 @@ def plan(
             if path.exists():
                 raise FolderError(f"{str(path)!r} exists; resume it, or choose another output")
     registry = load_registry()
-    parts = _parts([rewards] if isinstance(rewards, str | Reward) else rewards, registry)
+    given = [rewards] if isinstance(rewards, str | Reward) else rewards
+    built = next((one.spec.name for one in given if isinstance(one, Reward)), None)
+    if built is not None and not build:
+        raise RewardError(f"reward {built!r} is built already; give a reference, which other processes can build")
+    parts = _parts(given, registry)
     weights = {column: weight for column, (weight, _) in parts.items()}
     needs = {
         column: part.spec.needs if isinstance(part, Reward) else registry.find_spec(part.ref).needs
@@ -133,8 +141,10 @@ def plan(
         rewards={  # last, since their weights may take long to load
             column: part if isinstance(part, Reward) else registry.get_reward(column)
             for column, (_, part) in parts.items()
+            if build
         },
         weights=weights,
+        needs=needs,
         info=info,
         output=place,
         format=chosen,
@@ -162,18 +172,16 @@ def score(
     Raises:
         RewardError: a reward failed; the journal keeps what was scored until then.
     """
+    if not job.rewards:
+        raise FolderError("the rewards of this job were not built; plan it with build=True, or score it on Ray")
     inputs, paths, texts, tables = tee(_inputs(job), 4)
-    with_prompts, with_metadata = _gives(job)
+    with_prompts, with_metadata = given_data(job)
     with ExitStack() as stack:
-        write = None
-        if job.output is not None and job.format is not None:
-            write = stack.enter_context(
-                journalled(job.output, job.format, job.columns, kept=job.kept, place=_places(job))
-            )
+        write = stack.enter_context(writing(job))
         results = iter_scores_of_each(
             (image for _, image in paths),
             list(job.rewards.values()),
-            prompts=(_prompt(job, item) for item, _ in texts) if with_prompts else None,
+            prompts=(prompt_of(item, job.needs) for item, _ in texts) if with_prompts else None,
             metadata=(item.metadata for item, _ in tables) if with_metadata else None,
             batch_size=batch_size,
             workers=workers,
@@ -181,10 +189,67 @@ def score(
         )
         stack.callback(results.close)
         for (item, _), scored in zip(inputs, results, strict=True):
-            row = _row(job, item, scored)
-            if write is not None:
-                write(row)
+            failed = next((one.error for one in scored if one.error is not None), None)
+            info = {
+                f"{column}.{key}": value
+                for column, one in zip(job.rewards, scored, strict=True)
+                for key, value in one.info.items()
+            }
+            row = make_row(job, item, [one.score for one in scored], info, None if failed is None else str(failed))
+            write(row)
             yield row
+
+
+@contextmanager
+def writing(job: Job) -> Iterator[Callable[[Row], None]]:
+    """What takes each row: the journal of a job with an output, else nothing."""
+    if job.output is None or job.format is None:
+        yield lambda row: None
+        return
+    with journalled(job.output, job.format, job.columns, kept=job.kept, place=_places(job)) as write:
+        yield write
+
+
+def shard_of(image: str, shards: Container[str]) -> str | None:
+    """The shard that an image of the name `SHARD/KEY` lies in; None for one that has a file of its own."""
+    ends = (end for end, letter in enumerate(image) if letter == "/")
+    return next((image[:end] for end in ends if image[:end] in shards), None)
+
+
+def given_data(job: Job) -> tuple[bool, bool]:
+    """Whether rewards are given prompts, and metadata: where all have them, but beside shards where one is needed."""
+    if job.shards:
+        needs = {need for needed in job.needs.values() for need in needed}
+        return "prompts" in needs, "metadata" in needs
+    return all(item.prompt for item in job.items), any(item.metadata for item in job.items)
+
+
+def prompt_of(item: Item, needs: Mapping[str, AbstractSet[str]]) -> str:
+    """The prompt of an image of a shard.
+
+    Raises:
+        FolderError: it has none.
+    """
+    if not item.prompt:
+        needing = [column for column, needed in needs.items() if "prompts" in needed]
+        raise FolderError(f"{' and '.join(needing)} needs prompts, but {item.name!r} has none; add it to the shard")
+    return item.prompt
+
+
+def make_row(
+    job: Job, item: Item, scores: Sequence[float | None], info: Mapping[str, Any], error: str | None
+) -> dict[str, Any]:
+    """The row of one image, as a mapping of `job.columns`; `scores` and `info` are left out where there is an error."""
+    row: dict[str, Any] = dict.fromkeys(job.columns) | {"image": item.name, "prompt": item.prompt}
+    if error is not None or item.name != item.path:
+        return row | {"error": error or f"the name of {item.name!r} is not UTF-8; rename the file"}
+    # By its shortest decimal, as float32 prints: -2.196 and not -2.196000099182129.
+    row |= {column: float(str(np.float32(one))) for column, one in zip(job.weights, scores, strict=True)}
+    if job.total is not None:
+        row[job.total] = sum(weight * row[column] for column, weight in job.weights.items())
+    if job.info:
+        row["info"] = dict(info)
+    return row
 
 
 def _inputs(job: Job) -> Iterator[tuple[Item, str | bytes]]:
@@ -199,30 +264,13 @@ def _inputs(job: Job) -> Iterator[tuple[Item, str | bytes]]:
 def _places(job: Job) -> Callable[[Row], int]:
     """Where a row comes in the table: images that are not asked for now first, then by `job.items`, then by shard."""
     items = {item.key: place for place, item in enumerate(job.items)} if job.kept else {}
-    shards = {Item(str(Path(shard))).name: len(items) + number for number, shard in enumerate(job.shards)}
 
     def place(row: Row) -> int:
-        name = row["image"]
-        ends = (position for position, letter in enumerate(name) if letter == "/")
-        of_shard = (shards[name[:end]] for end in ends if name[:end] in shards)
-        return items.get(row_key(row), next(of_shard, -1))
+        of_shard = shard_of(row["image"], shards)
+        return items.get(row_key(row), -1 if of_shard is None else len(items) + shards[of_shard])
 
+    shards = {Item(shard).name: number for number, shard in enumerate(job.shards)}
     return place
-
-
-def _gives(job: Job) -> tuple[bool, bool]:
-    """Whether rewards are given prompts, and metadata: where all have them, but beside shards where one is needed."""
-    if job.shards:
-        needs = {need for reward in job.rewards.values() for need in reward.spec.needs}
-        return "prompts" in needs, "metadata" in needs
-    return all(item.prompt for item in job.items), any(item.metadata for item in job.items)
-
-
-def _prompt(job: Job, item: Item) -> str:
-    if not item.prompt:
-        needing = [column for column, reward in job.rewards.items() if "prompts" in reward.spec.needs]
-        raise FolderError(f"{' and '.join(needing)} needs prompts, but {item.name!r} has none; add it to the shard")
-    return item.prompt
 
 
 def _total(weights: Mapping[str, float]) -> str | None:
@@ -316,21 +364,3 @@ def _mixed(items: Sequence[Item]) -> list[str]:
     if prompted in (0, len(items)):
         return []
     return [f"{len(items) - prompted} of {len(items)} images have no prompt, so the rewards, which need none, get none"]
-
-
-def _row(job: Job, item: Item, scored: Sequence[Scored]) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(job.columns) | {"image": item.name, "prompt": item.prompt}
-    failed = next((one.error for one in scored if one.error is not None), None)
-    if failed is not None or item.name != item.path:
-        return row | {"error": str(failed or f"the name of {item.name!r} is not UTF-8; rename the file")}
-    # By its shortest decimal, as float32 prints: -2.196 and not -2.196000099182129.
-    row |= {column: float(str(np.float32(one.score))) for column, one in zip(job.rewards, scored, strict=True)}
-    if job.total is not None:
-        row[job.total] = sum(weight * row[column] for column, weight in job.weights.items())
-    if job.info:
-        row["info"] = {
-            f"{column}.{key}": value
-            for column, one in zip(job.rewards, scored, strict=True)
-            for key, value in one.info.items()
-        }
-    return row

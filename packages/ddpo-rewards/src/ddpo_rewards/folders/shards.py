@@ -111,7 +111,8 @@ def find_images_and_shards(
     """
     holds_images = cache(partial(is_shard, columns=columns))
     found = find_images(patterns, wanted=lambda file: is_picture(file) or holds_images(file))
-    return [file for file in found if not holds_images(file)], [file for file in found if holds_images(file)]
+    shards = [str(Path(file)) for file in found if holds_images(file)]  # as images of theirs are named
+    return [file for file in found if not holds_images(file)], shards
 
 
 def _read_tar(file: Path) -> Iterator[Sample]:

@@ -2,7 +2,9 @@
 
 Only a hash that somebody of this project computed stands here. The others are `None`: recorded at the first download
 on a machine, checked ever after (see `weights`). A revision is a commit of the hub, read on the hub's own pages or in
-several public projects that pin it; it fixes the bytes. Importing this imports no network.
+several public projects that pin it; it fixes the bytes. Licences are those of the models' cards. Read were those of
+PickScore, HPSv2, DINOv2, DeBERTa, the tower and (in copies) SigLIP 2 and LLaVA; that Qwen3-VL-2B is under Apache-2.0
+say the cards of models made of it. Importing this imports no network.
 """
 
 from ddpo_rewards.specs import Weight
@@ -10,7 +12,7 @@ from ddpo_rewards.specs import Weight
 CLIP_TOWER = Weight(
     source="hf://timm/vit_large_patch14_clip_224.openai",
     filename="open_clip_model.safetensors",
-    licence="MIT",
+    licence="Apache-2.0",  # of this copy; the repository of OpenAI, who trained it, is under MIT
     replaced_by=("tower",),
 )
 PICKSCORE = Weight(
