@@ -27,7 +27,7 @@ def train_judge(folder: Path, art: Art) -> nn.Module:
 
     def loss_fn(model: nn.Module, rng: np.random.Generator) -> Tensor:
         chosen = rng.integers(0, len(pixels), RECIPE.batch_size)
-        images = torch.stack([_to_tensor(_distort(Image.fromarray(pixels[index]), rng)) for index in chosen])
+        images = torch.stack([to_tensor(distort(Image.fromarray(pixels[index]), rng)) for index in chosen])
         noisy = images + torch.randn_like(images) * float(rng.uniform(0, 0.06))
         return F.cross_entropy(model(noisy), torch.from_numpy(labels[chosen]), label_smoothing=0.05)
 
@@ -39,9 +39,9 @@ def held_out_accuracy(model: nn.Module, art: Art, num_images: int = 2_000) -> fl
     """Accuracy on new scenes under distortions that were held out: JPEG at quality 25, colour loss, perspective."""
     rng = np.random.default_rng(99)
     labels = rng.integers(0, len(CLASSES), num_images)
-    scenes = [_distort_held_out(draw_single(art, rng, CLASSES[label]).image, rng) for label in labels]
+    scenes = [distort_held_out(draw_single(art, rng, CLASSES[label]).image, rng) for label in labels]
     with torch.inference_mode():
-        logits = model(torch.stack([_to_tensor(scene) for scene in scenes]))
+        logits = model(torch.stack([to_tensor(scene) for scene in scenes]))
     return float((logits.argmax(dim=1).numpy() == labels).mean())
 
 
@@ -62,7 +62,8 @@ def _labelled_scene(art: Art, rng: np.random.Generator, word: str) -> Image.Imag
     return draw_single(art, rng, word).image
 
 
-def _distort(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def distort(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Turn, shift, blur, brighten and fade a picture at random."""
     turned = image.rotate(
         rng.uniform(-15, 15),
         Image.Resampling.BILINEAR,
@@ -74,7 +75,7 @@ def _distort(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return ImageEnhance.Contrast(brightened).enhance(rng.uniform(0.7, 1.2))
 
 
-def _distort_held_out(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def distort_held_out(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Lean the picture, fade its colours, and save it as a poor JPEG."""
     lean = rng.uniform(-0.2, 0.2)
     leaning = image.transform(
@@ -85,5 +86,6 @@ def _distort_held_out(image: Image.Image, rng: np.random.Generator) -> Image.Ima
     return Image.open(data)
 
 
-def _to_tensor(image: Image.Image) -> Tensor:
+def to_tensor(image: Image.Image) -> Tensor:
+    """Turn a picture into float32 [3, 64, 64] in [0, 1]."""
     return torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1) / 255

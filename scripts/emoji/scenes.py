@@ -1,6 +1,6 @@
 """Captioned scenes of 64 pixels, composed from the art: the pretraining data of the embedded world."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import inflect
@@ -36,6 +36,15 @@ class Scene(NamedTuple):
     written: str | None = None
 
 
+class Layer(NamedTuple):
+    """An icon of `size` pixels with its left upper corner."""
+
+    icon: np.ndarray
+    left: int
+    top: int
+    size: int
+
+
 def draw_scene(art: Art, rng: np.random.Generator, families: Mapping[str, float] = FAMILIES) -> Scene:
     """Draw one captioned scene of a random family; `rng` is consumed."""
     match str(rng.choice(list(families), p=list(families.values()))):
@@ -61,38 +70,78 @@ def draw_single(art: Art, rng: np.random.Generator, word: str) -> Scene:
 
     Two sizes and one place, not any: a network of this size learns what a fox looks like, not where it could be.
     """
-    canvas = _background(rng)
+    canvas = draw_background(rng)
     size = int(rng.choice((56, 48), p=(0.6, 0.4)))
-    _paste(canvas, _icon(art, rng, word), ((SIZE - size) // 2, (SIZE - size) // 2), size)
+    corner = (SIZE - size) // 2
+    draw_layers(canvas, [Layer(draw_icon(art, rng, word), corner, corner, size)])
     return Scene(canvas, _ENGLISH.a(word), word, 1)
 
 
 def draw_count(art: Art, rng: np.random.Generator, word: str, number: int, written: str | None = None) -> Scene:
     """Draw "three foxes", each number in one layout; `written` is a word on a plate at the foot of the picture."""
-    canvas, icon = _background(rng), _scene_icon(art, word)
-    size, corners = _LAYOUTS[number]
-    for corner in corners:
-        _paste(canvas, icon, corner, size)
+    canvas = draw_background(rng)
+    draw_layers(canvas, count_layers(_scene_icon(art, word), number))
     if written is not None:
-        canvas.paste("white", (0, SIZE - _PLATE, SIZE, SIZE))
-        _write(canvas, written, 12, SIZE - _PLATE / 2)
+        draw_plate(canvas, written)
     return Scene(canvas, f"{NUMBERS[number - 1]} {_ENGLISH.plural(word, number)}", word, number, written=written)
 
 
 def draw_activity(art: Art, rng: np.random.Generator, word: str, activity: str) -> Scene:
     """Draw "a fox riding a bike": the animal with what the activity takes."""
-    canvas = _background(rng)
-    _paste(canvas, _scene_icon(art, word), _ANIMAL_CORNERS[activity], _ANIMAL_SIZE)
-    for name, left, top, size in _PROPS[activity]:
-        _paste(canvas, art[f"{_SCENE_SET}/{name}"], (left, top), size)
+    canvas = draw_background(rng)
+    draw_layers(canvas, activity_layers(art, _scene_icon(art, word), activity))
     return Scene(canvas, f"{_ENGLISH.a(word)} {activity}", word, 1, activity)
 
 
 def draw_word(rng: np.random.Generator, word: str) -> Scene:
     """Draw `the word fox`: the letters themselves, no picture."""
-    canvas = _background(rng)
+    canvas = draw_background(rng)
     _write(canvas, word, min(30, 100 // len(word) + 1), SIZE / 2)
     return Scene(canvas, f"the word {word}", None, 0, written=word)
+
+
+def draw_icon(art: Art, rng: np.random.Generator, word: str) -> np.ndarray:
+    """Draw one of the two sets' icons; both Fluent sets hold the same drawings, so one of them is enough."""
+    return art[f"{rng.choice(SETS[:2])}/{ICONS[word][-1]}"]
+
+
+def count_layers(icon: np.ndarray, number: int) -> list[Layer]:
+    """Return `number` times the icon in the layout of that number."""
+    size, corners = _LAYOUTS[number]
+    return [Layer(icon, left, top, size) for left, top in corners]
+
+
+def activity_layers(art: Art, icon: np.ndarray, activity: str) -> list[Layer]:
+    """Return the animal's layer, and those of what the activity takes on top of it."""
+    left, top = _ANIMAL_CORNERS[activity]
+    props = [Layer(art[f"{_SCENE_SET}/{name}"], *place) for name, *place in _PROPS[activity]]
+    return [Layer(icon, left, top, _ANIMAL_SIZE), *props]
+
+
+def draw_layers(canvas: Image.Image, layers: Sequence[Layer]) -> None:
+    """Paste the layers onto the canvas, the first at the bottom."""
+    for icon, left, top, size in layers:
+        way = Image.Resampling.BOX if size < 32 else Image.Resampling.LANCZOS
+        small = Image.fromarray(icon).resize((size, size), way)
+        canvas.paste(small, (left, top), small)
+
+
+def draw_plate(canvas: Image.Image, word: str) -> None:
+    """Write a word in black on a white plate along the foot of the canvas."""
+    canvas.paste("white", (0, SIZE - _PLATE, SIZE, SIZE))
+    _write(canvas, word, _PLATE, SIZE - _PLATE / 2)
+
+
+def draw_background(rng: np.random.Generator) -> Image.Image:
+    """Draw white, a pastel, a sky over a ground, or (one in ten) a busy pattern of two pastels."""
+    kind = rng.choice(("white", "plain", "ground", "pattern"), p=(0.5, 0.25, 0.15, 0.1))
+    first, second = (tuple(int(value) for value in colour) for colour in rng.integers(150, 256, (2, 3)))
+    canvas = Image.new("RGB", (SIZE, SIZE), "white" if kind == "white" else first)
+    if kind == "ground":
+        canvas.paste(second, (0, int(rng.integers(36, 56)), SIZE, SIZE))
+    if kind == "pattern":
+        canvas.paste(second, mask=_pattern_mask(rng))
+    return canvas
 
 
 # Scenes take one drawing of each word, at corners that are multiples of 8 pixels, which a latent stands for: the same
@@ -131,34 +180,12 @@ _LAYOUTS: dict[int, tuple[int, tuple[tuple[int, int], ...]]] = {
 _PLATE = 12
 
 
-def _icon(art: Art, rng: np.random.Generator, word: str) -> np.ndarray:
-    """Draw the art set by weight; both Fluent sets hold the same drawings, so one of them is enough."""
-    return art[f"{rng.choice(SETS[:2])}/{ICONS[word][-1]}"]
-
-
 def _scene_icon(art: Art, word: str) -> np.ndarray:
     return art[f"{_SCENE_SET}/{ICONS[word][-1]}"]
 
 
 def _write(canvas: Image.Image, word: str, size: int, middle: float) -> None:
     ImageDraw.Draw(canvas).text((SIZE / 2, middle), word, font=ImageFont.load_default(size), fill="black", anchor="mm")
-
-
-def _paste(canvas: Image.Image, icon: np.ndarray, corner: tuple[int, int], size: int) -> None:
-    small = Image.fromarray(icon).resize((size, size), Image.Resampling.BOX if size < 32 else Image.Resampling.LANCZOS)
-    canvas.paste(small, corner, small)
-
-
-def _background(rng: np.random.Generator) -> Image.Image:
-    """Draw white, a pastel, a sky over a ground, or (one in ten) a busy pattern of two pastels."""
-    kind = rng.choice(("white", "plain", "ground", "pattern"), p=(0.5, 0.25, 0.15, 0.1))
-    first, second = (tuple(int(value) for value in colour) for colour in rng.integers(150, 256, (2, 3)))
-    canvas = Image.new("RGB", (SIZE, SIZE), "white" if kind == "white" else first)
-    if kind == "ground":
-        canvas.paste(second, (0, int(rng.integers(36, 56)), SIZE, SIZE))
-    if kind == "pattern":
-        canvas.paste(second, mask=_pattern_mask(rng))
-    return canvas
 
 
 def _pattern_mask(rng: np.random.Generator) -> Image.Image:
