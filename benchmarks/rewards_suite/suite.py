@@ -6,7 +6,8 @@ Trains every reward with every seed at the defaults of the embedded model, draws
 and after, and prints a table for RESULTS.md: the change of the reward in units of its spread between pictures, the t of
 its mean, which is what is optimised, the Wilcoxon signed-rank z, which no outlier hides (above 2: it rose; below -2: it
 fell), and what the judge recognises, which nothing here is trained on but `recognition` and
-`recognition_and_contrast`. Finished runs are not run again.
+`recognition_and_contrast`. Draws what the rewards that say nothing of the prompt make of the same prompts and seeds.
+Finished runs are not run again.
 """
 
 import argparse
@@ -28,7 +29,9 @@ REWARDS = (
     "recognition_and_contrast", "sparse", "tiny", "huge", "noise",
 )  # fmt: skip
 CANNOT_RISE = ("noise",)
+SHOWN = ("jpeg_compressibility", "jpeg_incompressibility", "redness", "brightness", "roughness", "symmetry")
 SAMPLES, FIRST_SEED = 256, 10_000
+FIGURE = Path(__file__).parents[2] / "docs" / "images" / "any-reward.png"
 RESULT = "suite.json"
 
 
@@ -54,6 +57,7 @@ def main() -> None:
     given = ["--seeds", str(options.seeds), *(part for setting in options.set for part in ("--set", setting))]
     failed = run_side_by_side(__file__, options.results, missing, *given, jobs=options.jobs, threads=options.threads)
     print(_table(options))
+    _draw(options)
     raise SystemExit(1 if failed else 0)
 
 
@@ -145,6 +149,33 @@ def _count(values: Sequence[float], is_one) -> int:
     return sum(map(is_one, values))
 
 
+def _draw(options: argparse.Namespace) -> None:
+    """A row of the base, and one of what each reward's first seed made of it: the same prompts and seeds."""
+    from safetensors.torch import load_file
+
+    from ddpo_core import evaluate, latest_checkpoint, runs
+    from ddpo_core.runs.compare import fixed_prompts
+    from ddpo_core.runs.pictures import PER_ROW, grid, save_png, to_pil
+
+    parts = runs.load_parts(config := runs.run_config({"device": "cpu"}))
+    prompts, seeds = fixed_prompts(parts.prompts, PER_ROW), range(PER_ROW)
+    images, captions = [], []
+    found = {reward: latest_checkpoint(options.results / f"{reward}-0") for reward in SHOWN}
+    trained = {reward: load_file(place / "params.safetensors") for reward, place in found.items() if place}
+    for name, params in {"before": parts.policy.params, **trained}.items():
+        drawn = evaluate(parts.policy, params, _nothing, prompts, num_steps=config.fit.num_steps, seeds=seeds)
+        images += to_pil(drawn.images)
+        captions += [
+            f"{prompt}, before" if name == "before" else name.removeprefix("jpeg_") for prompt in prompts.prompts
+        ]
+    if trained:
+        save_png(grid(images, captions, columns=PER_ROW), options.figure)
+
+
+def _nothing(images: torch.Tensor, prompts: Sequence[str], metadata: Sequence[dict]) -> tuple[torch.Tensor, dict]:
+    return torch.zeros(len(images)), {}
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="where the runs lie; given again, what is missing is trained")
@@ -155,6 +186,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a key outside tables, such as keep=none"
     )
+    parser.add_argument("--figure", type=Path, default=FIGURE)
     parser.add_argument("--only", help="train this run, in this process")
     return parser.parse_args()
 
