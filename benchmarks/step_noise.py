@@ -38,7 +38,7 @@ def main() -> None:
     sampled = rollout.trajectories
     params = {name: leaf.clone().requires_grad_("lora_B" in name) for name, leaf in policy.params.items()}
     leaves = [leaf for leaf in params.values() if leaf.requires_grad]
-    weights = timestep_weights(sampled.timesteps, sampled.stochastic)
+    weights = timestep_weights(sampled.timesteps)
     print("| step | weight | noise | share of the noise, weighed | signal | signal per noise and sample |")
     print("|---|---|---|---|---|---|")
     rows = []

@@ -1,13 +1,14 @@
 """Numerical law 1 to 4: deterministic steps, the log-probability, its dtype, and where noise comes from."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from ddpo_core import stable_diffusion_policy, toy
 from ddpo_core.random import gaussian_noise, generator, sample_seeds
-from ddpo_core.sampling import replay_log_probs, sample_trajectories, transition_log_prob
+from ddpo_core.sampling import _ahead, replay_log_probs, sample_trajectories, transition_log_prob
 from ddpo_core.testing import check_policy
 from ddpo_core.types import Transition
 
@@ -55,6 +56,66 @@ def test_the_first_ratio_is_exactly_1_in_every_dtype(make_pipeline, dtype, laten
     assert sampled.latents.dtype == latent_dtype
     replayed = replay_log_probs(policy, policy.params, sampled, range(4))
     assert torch.equal(torch.exp(replayed - sampled.log_probs), torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("steps", "places"), [(range(2), 4), (range(1, 3), 4), (range(2, 4), 3), (range(0), 1)])
+def test_the_steps_that_are_kept_are_those_of_a_whole_trajectory(make_pipeline, dtype, steps, places):
+    policy = stable_diffusion_policy(make_pipeline(), guidance_scale=3.0, device=CPU, dtype=dtype)
+    arguments = (policy, policy.params, ["a cat", "a dog", "a cat"])
+    whole = sample_trajectories(*arguments, num_steps=4, seeds=[0, 1, 2])
+    part = sample_trajectories(*arguments, num_steps=4, seeds=[0, 1, 2], steps=steps)
+    assert part.latents.shape[:2] == (3, places)
+    assert torch.equal(part.latents[:, -1], whole.latents[:, -1])
+    for step in steps:
+        assert torch.equal(part.latents[:, step - steps.start], whole.latents[:, step])
+        assert torch.equal(part.latents[:, step - steps.start + 1], whole.latents[:, step + 1])
+        assert torch.equal(replay_log_probs(policy, policy.params, part, [step])[:, 0], whole.log_probs[:, step])
+        assert torch.equal(part.log_probs[:, step], whole.log_probs[:, step])
+    with pytest.raises(ValueError, match=r"step . was not kept in sampling"):
+        replay_log_probs(policy, policy.params, part, [min(set(range(4)) - set(steps))])
+
+
+@pytest.mark.parametrize("steps", [range(5), range(0, 4, 2), range(-1, 2)], ids=str)
+def test_steps_that_there_are_not_cannot_be_kept(steps):
+    policy = toy.policy()
+    with pytest.raises(ValueError, match=r"want a part of range\(4\)"):
+        sample_trajectories(policy, policy.params, ["left"], num_steps=4, seeds=[0], steps=steps)
+
+
+def test_leaves_are_cast_once_for_a_trajectory(make_pipeline):
+    policy = stable_diffusion_policy(make_pipeline(), guidance_scale=3.0, device=CPU, dtype=torch.bfloat16)
+    casts = []
+
+    def cast(params):
+        casts.append(len(params))
+        return policy.cast(params)
+
+    once = sample_trajectories(policy._replace(cast=cast), policy.params, ["a cat"], num_steps=4, seeds=[0])
+    every_time = sample_trajectories(policy._replace(cast=dict), policy.params, ["a cat"], num_steps=4, seeds=[0])
+    assert casts == [len(policy.params)]
+    assert {leaf.dtype for leaf in policy.cast(policy.params).values()} == {torch.bfloat16}
+    assert torch.equal(once.latents, every_time.latents)
+
+
+def test_work_begins_ahead_and_its_results_come_in_order():
+    begun = []
+
+    def work(number):
+        begun.append(number)
+        return number
+
+    def submit(work):
+        result = work()
+        return lambda: result
+
+    results = _ahead([partial(work, number) for number in range(4)], submit, count=1)
+    assert (next(results), begun) == (0, [0, 1])
+    assert (next(results), begun) == (1, [0, 1, 2])
+    assert list(results) == [2, 3]
+    begun.clear()
+    assert next(_ahead([partial(work, number) for number in range(4)], submit, count=0)) == 0
+    assert begun == [0]
 
 
 def test_a_policy_without_any_noise_samples_without_nan():

@@ -30,6 +30,7 @@ from ddpo_core import (
     per_prompt,
     policy_gradient,
     replay_log_probs,
+    rwr,
     sample_trajectories,
     save_checkpoint,
     stable_diffusion_policy,
@@ -127,6 +128,29 @@ def test_an_interrupted_diffusion_run_ends_as_if_nothing_had_happened(tiny_polic
     run = partial(_last, policy=tiny_policy, reward_fn=brightness, prompts=["a cat", "a dog", "a cow"])
     saved = save_checkpoint(tmp_path, run(1), tiny_policy)
     _assert_equal(run(3), run(2, state=load_checkpoint(saved, tiny_policy, adamw(1e-2))))
+
+
+@pytest.mark.parametrize(
+    ("objective", "places"),
+    [
+        (policy_gradient(ddpo_sf_loss, timestep_window=2), 4),
+        (policy_gradient(ddpo_sf_loss, timestep_window=2, timestep_fraction=0.5), 4),
+        (rwr(), 1),
+        (DEFAULT, 5),  # three steps have noise; the last one's end is the sample
+    ],
+    ids=["window", "part of a window", "regression", "all"],
+)
+def test_only_what_may_be_trained_is_kept_and_the_training_is_the_same(objective, places):
+    policy, seen = toy.policy(), []
+
+    def loss(policy, params, trajectories, *others):
+        seen.append(trajectories.latents.shape[1])
+        return objective.loss(policy, params, trajectories, *others)
+
+    # A window of two moves over the three steps with noise: from 0 and 1 to 1 and 2, and back again.
+    kept = _last(3, policy=policy, objective=objective._replace(loss=loss))
+    _assert_equal(kept, _last(3, policy=policy, objective=objective._replace(steps=lambda stochastic, epoch: range(4))))
+    assert set(seen) == {places}
 
 
 def test_seeds_decide():

@@ -171,7 +171,7 @@ def _sample(
     for start in range(0, len(prompts), config.fit.sample_batch_size):
         part = slice(start, start + config.fit.sample_batch_size)
         steps = config.fit.num_steps
-        sampled = sample_trajectories(policy, params, prompts[part], num_steps=steps, seeds=seeds[part])
+        sampled = sample_trajectories(policy, params, prompts[part], num_steps=steps, seeds=seeds[part], steps=range(0))
         with torch.inference_mode():
             yield to_pil(policy.decode(sampled.latents[:, -1]))
 

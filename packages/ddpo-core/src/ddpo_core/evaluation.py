@@ -11,9 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from ddpo_core.html import html_facts, html_picture
-from ddpo_core.prompts import PromptSet, as_prompt_set, pick_prompts
-from ddpo_core.rewards import join_info, score_images
-from ddpo_core.sampling import sample_images
+from ddpo_core.prompts import PromptSet, as_prompt_set
+from ddpo_core.sampling import roll_out
 from ddpo_core.types import Params, Policy, Progress, RewardFunction
 
 _SHOWN, _TILE = 16, 128  # in a notebook: how many, and how many pixels wide
@@ -77,18 +76,19 @@ def evaluate(
         torch.Size([1])
     """
     checked = as_prompt_set(prompts, count=len(seeds))
-    images, scores, info = [], [], []
-    for start in range(0, len(seeds), batch_size):
-        end = min(start + batch_size, len(seeds))
-        part = pick_prompts(checked, range(start, end))
-        _, drawn = sample_images(policy, params, part.prompts, num_steps=num_steps, seeds=seeds[start:end])
-        scored, told = score_images(reward_fn, drawn, part.prompts, part.metadata)
-        images.append(drawn)
-        scores.append(scored)
-        info.append(told)
-        if progress is not None:
-            progress("sampling", end, len(seeds))
-    return Evaluation(torch.cat(images), torch.cat(scores), join_info(info), checked, tuple(seeds))
+    drawn = roll_out(
+        policy,
+        params,
+        reward_fn,
+        checked,
+        seeds=seeds,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        reward_workers=None,
+        steps=range(0),
+        progress=progress,
+    )
+    return Evaluation(drawn.images, drawn.scores, drawn.info, checked, tuple(seeds))
 
 
 def image_grid(images: Float[Tensor, "batch 3 height width"], *, columns: int, gap: int = 2) -> Image.Image:

@@ -43,14 +43,17 @@ class Objective(NamedTuple):
       processes: how much it counts. For regression that is its weight.
     - `choose(policy, trajectories, advantages, minibatch)`: the rows that one update trains on, on the CPU, where the
       advantages are as well. The mean loss over its rows is what a process contributes.
-    - `loss(policy, params, trajectories, advantages, rows)`: the mean loss over some of the rows, and metrics as scalar
+    - `loss(policy, params, trajectories, advantages, rows)`: the mean loss over some of the rows, and metrics as
       tensors; everything is on the policy's device.
+    - `steps(stochastic, epoch)`: which of the steps that have noise `choose` may choose in an epoch; the latents of
+      those before and after need not be kept. Left out: any of them.
     """
 
     check: Callable[[Policy, FitConfig], None]
     weigh: Callable[[ObjectiveState, Sequence[str], Tensor], tuple[ObjectiveState, Tensor]]
     choose: Callable[[Policy, Trajectories, Tensor, Minibatch], Rows]
     loss: Callable[[Policy, Params, Trajectories, Tensor, Rows], tuple[Tensor, Metrics]]
+    steps: Callable[[Sequence[int], int], Sequence[int]] = lambda stochastic, epoch: stochastic
 
 
 class Pairs(NamedTuple):
@@ -234,28 +237,32 @@ def policy_gradient(
         updated, compared = advantages(state, prompts, scores)
         return updated, compared.clamp(-advantage_clip, advantage_clip)
 
+    def steps_of(stochastic: Sequence[int], epoch: int) -> Sequence[int]:
+        moves = epoch // timestep_window_epochs if timestep_window_epochs else 0
+        return _window(stochastic, timestep_window, moves)
+
     def choose(policy: Policy, trajectories: Trajectories, advantages: Tensor, minibatch: Minibatch) -> Pairs:
-        moves = minibatch.epoch // timestep_window_epochs if timestep_window_epochs else 0
-        steps = _window(trajectories.stochastic, timestep_window, moves)
-        return _choose_pairs(minibatch, steps, timestep_fraction)
+        return _choose_pairs(minibatch, steps_of(trajectories.stochastic, minibatch.epoch), timestep_fraction)
 
     def loss(
         policy: Policy, params: Params, trajectories: Trajectories, advantages: Tensor, rows: Rows
     ) -> tuple[Tensor, Metrics]:
         samples, steps = rows
-        latents = trajectories.latents[samples, steps]
+        places = steps - trajectories.steps.start
+        latents = trajectories.latents[samples, places]
         step = take_rows(trajectories.timesteps, steps)
         conditioning = take_rows(trajectories.conditioning, trajectories.prompt_index[samples])
         transition = policy.transition(params, latents, step, conditioning)
-        log_probs = transition_log_prob(transition, trajectories.latents[samples, steps + 1])
+        log_probs = transition_log_prob(transition, trajectories.latents[samples, places + 1])
         weighed = advantages[samples]
         if timestep_weighting == "noise":
-            weighed = weighed * timestep_weights(trajectories.timesteps, trajectories.stochastic)[steps]
+            weighed = weighed * timestep_weights(trajectories.timesteps)[steps]
         old_log_probs = trajectories.log_probs[samples, steps]
         policy_loss, metrics = loss_fn(log_probs, old_log_probs, weighed)
         trained = len(_window(trajectories.stochastic, timestep_window, 0))
-        changes = log_prob_changes(log_probs, old_log_probs, steps, trajectories.stochastic, trained=trained)
-        metrics = {**metrics, **changes}
+        num_steps = trajectories.log_probs.shape[1]
+        changes = log_prob_changes(log_probs, old_log_probs, steps, num_steps, trained=trained)
+        metrics = {**metrics, "log_prob_change": changes}
         if kl_weight == 0:
             return policy_loss, metrics
         with torch.no_grad():
@@ -263,13 +270,13 @@ def policy_gradient(
         kl = kl_penalty(transition.mean, reference.mean, transition.std)
         return policy_loss + kl_weight * kl, {**metrics, "kl": kl.detach()}
 
-    return Objective(_check_stochastic, weigh, choose, loss)
+    return Objective(_check_stochastic, weigh, choose, loss, steps_of)
 
 
-def timestep_weights(timesteps: Timesteps, stochastic: Sequence[int]) -> Float[Tensor, " steps"]:
+def timestep_weights(timesteps: Timesteps) -> Float[Tensor, " steps"]:
     """Weigh the steps of a sampler so that each brings about as much noise to a policy gradient.
 
-        weight_k ~ std_k / |output_weight_k|,     averaging 1 over the stochastic steps; 0 for the others
+        weight_k ~ std_k / |output_weight_k|,     averaging 1 over the steps with std > 0; 0 for the others
 
     The mean of a step moves by `output_weight_k` with the network's output, so that the gradient of its log-probability
     is steep as `|output_weight_k| / std_k`: steepest in the last steps of a diffusion model, which hardly decide what
@@ -277,32 +284,30 @@ def timestep_weights(timesteps: Timesteps, stochastic: Sequence[int]) -> Float[T
 
     Args:
         timesteps: Of the sampler.
-        stochastic: The steps that have noise.
 
     Example:
         >>> from ddpo_core import toy
-        >>> weights = timestep_weights(toy.policy().timesteps(4), (0, 1, 2))
+        >>> weights = timestep_weights(toy.policy().timesteps(4))
         >>> weights.sum(), weights[3]
         (tensor(3.), tensor(0.))
 
     Source: He et al. 2025 (TempFlow-GRPO), section 4.2, weighs by the noise level; dividing by the slope is ours.
     """
-    places = list(stochastic)
-    noise = timesteps.std[places] / timesteps.output_weight[places].abs()
-    weights = torch.zeros_like(timesteps.std)
-    weights[places] = noise / noise.mean()
-    return weights
+    # By where and not by an index: nothing here waits for the device.
+    has_noise = timesteps.std > 0
+    noise = torch.where(has_noise, timesteps.std / timesteps.output_weight.abs(), 0.0)
+    return noise / (noise.sum() / has_noise.sum())
 
 
 def log_prob_changes(
     log_probs: Float[Tensor, " batch"],
     old_log_probs: Float[Tensor, " batch"],
     steps: Int[Tensor, " batch"],
-    stochastic: Sequence[int],
+    num_steps: int,
     *,
     trained: int,
-) -> Metrics:
-    """Say how far updates have moved the log-probabilities of each denoising step, as `log_prob_change/STEP`.
+) -> Float[Tensor, " num_steps"]:
+    """Say how far updates have moved the log-probabilities of each denoising step.
 
         trained * mean(|log_probs - old_log_probs| where steps == step, else 0)
 
@@ -313,16 +318,15 @@ def log_prob_changes(
         log_probs: Of the policy that is trained.
         old_log_probs: Of the policy that sampled.
         steps: The step of every row.
-        stochastic: The steps that have a log-probability; 0 is told of those that are not trained.
+        num_steps: How many there are; 0 is told of those that are not trained.
         trained: How many of them are trained.
 
     Example:
-        >>> log_prob_changes(torch.tensor([1.0, 3.0]), torch.zeros(2), torch.tensor([0, 1]), (0, 1), trained=2)
-        {'log_prob_change/0': tensor(1.), 'log_prob_change/1': tensor(3.)}
+        >>> log_prob_changes(torch.tensor([1.0, 3.0]), torch.zeros(2), torch.tensor([0, 1]), 3, trained=2)
+        tensor([1., 3., 0.])
     """
     changes = (log_probs.detach() - old_log_probs).abs() * (trained / len(steps))
-    sums = changes.new_zeros(max(stochastic) + 1).index_add(0, steps, changes)
-    return {f"log_prob_change/{step}": sums[step] for step in stochastic}
+    return changes.new_zeros(num_steps).index_add(0, steps, changes)
 
 
 def regression(weight_fn: Callable[[Sequence[str], Tensor], Tensor], *, timestep_fraction: float = 1.0) -> Objective:
@@ -351,6 +355,7 @@ def regression(weight_fn: Callable[[Sequence[str], Tensor], Tensor], *, timestep
         lambda state, prompts, scores: (state, weight_fn(prompts, scores)),
         partial(_choose_draws, timestep_fraction),
         _regression_loss,
+        lambda stochastic, epoch: (),
     )
 
 

@@ -7,7 +7,9 @@ same log-probabilities bit for bit, in every dtype.
 import math
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import accumulate
 from operator import itemgetter
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from ddpo_core.prompts import PromptSet, pick_prompts
 from ddpo_core.random import generator
-from ddpo_core.rewards import Info, beside, join_info, score_images
+from ddpo_core.rewards import Info, Submit, beside, join_info, score_images
 from ddpo_core.types import (
     Conditioning,
     Params,
@@ -33,6 +35,9 @@ from ddpo_core.types import (
 
 Aligned = TypeVar("Aligned", bound=Tensor | tuple[Tensor, ...])
 """Tensors whose rows belong together: one tensor, a tuple or a NamedTuple of them."""
+
+
+Result = TypeVar("Result")
 
 
 class Rollout(NamedTuple):
@@ -57,11 +62,14 @@ def roll_out(
     num_steps: int,
     batch_size: int,
     reward_workers: int | None = 0,
+    steps: range | None = None,
     progress: Progress | None = None,
 ) -> Rollout:
     """Sample and score one image per prompt, `batch_size` at a time.
 
-    Beyond float tolerance the results do not depend on the batch size.
+    Beyond float tolerance the results do not depend on the batch size. On a GPU the host runs ahead: noise is drawn
+    while the batch before is denoised, and with threads for rewards, images are decoded and scored on a stream of their
+    own while the next are denoised.
 
     Args:
         policy: The model with its sampler.
@@ -73,6 +81,7 @@ def roll_out(
         batch_size: How many samples are denoised at once.
         reward_workers: Threads that score finished batches while the next are sampled; 0 scores between them, and
             None means 1 where the policy is on a GPU and 0 on a CPU.
+        steps: The steps that are kept, as for `sample_trajectories`.
         progress: Called as `("sampling", done, total)` after every batch.
 
     Raises:
@@ -88,27 +97,35 @@ def roll_out(
     """
     device = next(iter(params.values())).device
     threads = int(device.type != "cpu") if reward_workers is None else reward_workers
-    trajectories, images, scoring, seconds = [], [], [], 0.0
-    with beside(threads, device) as submit:
-        for start in range(0, len(seeds), batch_size):
-            began, end = time.perf_counter(), min(start + batch_size, len(seeds))
-            part = pick_prompts(prompts, range(start, end))
-            sampled, drawn = sample_images(policy, params, part.prompts, num_steps=num_steps, seeds=seeds[start:end])
-            trajectories.append(sampled)
-            images.append(drawn)
+    main = torch.cuda.current_stream(device) if device.type == "cuda" else None
+    stream = torch.cuda.Stream(device) if main and threads else None  # type: ignore[no-untyped-call]
+    places = [range(start, min(start + batch_size, len(seeds))) for start in range(0, len(seeds), batch_size)]
+    drawing = [partial(policy.noise, seeds[part.start : part.stop], num_steps) for part in places]
+    trajectories, scoring, seconds, start = None, [], 0.0, time.perf_counter()
+    leaves = policy.cast(params)
+    with beside(threads, device, stream) as submit, beside(int(main is not None), device, main) as draw:
+        for part, noise in zip(places, _ahead(drawing, draw, count=int(main is not None)), strict=True):
+            began = time.perf_counter()
+            trajectories = trajectories or _begin(policy, prompts.prompts, noise, steps)
+            _denoise(policy, leaves, trajectories, part, noise)
+            with torch.no_grad(), _after(main, stream):
+                images = policy.decode(trajectories.latents[part.start : part.stop, -1])
+            images = images if stream else images.cpu()
             seconds += time.perf_counter() - began
-            scoring.append(submit(partial(_score, reward_fn, drawn, part)))
+            scoring.append(submit(partial(_score, reward_fn, images, pick_prompts(prompts, part))))
             if progress is not None:
-                progress("sampling", end, len(seeds))
+                progress("sampling", part.stop, len(seeds))
         scored = [result() for result in scoring]
+    assert trajectories is not None
     return Rollout(
-        _join_trajectories(trajectories),
+        trajectories,
         prompts,
-        concatenate_rows(images),
-        torch.cat([scores for scores, _, _ in scored]),
-        join_info([info for _, info, _ in scored]),
-        seconds,
-        sum(spent for _, _, spent in scored),
+        torch.cat([part.images for part in scored]),
+        torch.cat([part.scores for part in scored]),
+        join_info([part.info for part in scored]),
+        # Where the host runs ahead, its own time says nothing of the device's.
+        max(part.arrived for part in scored) - start if stream else seconds,
+        sum(part.seconds for part in scored),
     )
 
 
@@ -129,7 +146,13 @@ def sample_images(
 
 
 def sample_trajectories(
-    policy: Policy, params: Params, prompts: Sequence[str], *, num_steps: int, seeds: Sequence[int]
+    policy: Policy,
+    params: Params,
+    prompts: Sequence[str],
+    *,
+    num_steps: int,
+    seeds: Sequence[int],
+    steps: range | None = None,
 ) -> Trajectories:
     """Sample one trajectory per prompt; trajectory `i` is a function of `prompts[i]` and `seeds[i]` alone.
 
@@ -142,9 +165,11 @@ def sample_trajectories(
         prompts: One prompt per sample.
         num_steps: The number of denoising steps.
         seeds: One non-negative integer per sample.
+        steps: Keep the latents and log-probabilities of these steps only, `range(0)` for those of none; None keeps all.
+            The sample itself always stays, and is the same.
 
     Raises:
-        ValueError: If there are no prompts, or not one seed per prompt.
+        ValueError: If there are no prompts, not one seed per prompt, or `steps` is no part of `range(num_steps)`.
 
     Example:
         >>> from ddpo_core import toy
@@ -156,17 +181,10 @@ def sample_trajectories(
         raise ValueError(
             f"got {len(prompts)} prompts and {len(seeds)} seeds: want at least one prompt, a seed for each"
         )
-    unique = tuple(dict.fromkeys(prompts))
-    timesteps = policy.timesteps(num_steps)
-    stochastic = stochastic_steps(timesteps)
     noise = policy.noise(seeds, num_steps)
-    conditioning = policy.encode(unique)
-    places = {prompt: place for place, prompt in enumerate(unique)}
-    prompt_index = torch.tensor([places[prompt] for prompt in prompts]).to(noise.device, non_blocking=True)
-    latents = torch.empty_like(noise)
-    log_probs = noise.new_empty(len(prompts), num_steps, dtype=torch.float32)
-    _fill(policy, params, timesteps, take_rows(conditioning, prompt_index), noise, latents, log_probs)
-    return Trajectories(latents, log_probs, conditioning, prompt_index, timesteps, stochastic, tuple(prompts))
+    trajectories = _begin(policy, prompts, noise, steps)
+    _denoise(policy, policy.cast(params), trajectories, range(len(prompts)), noise)
+    return trajectories
 
 
 def replay_log_probs(
@@ -178,7 +196,10 @@ def replay_log_probs(
         policy: The policy that was sampled.
         params: The trainable leaves to replay with.
         trajectories: What `sample_trajectories` returned.
-        steps: Which steps, counted from 0 in the order of sampling; one column each.
+        steps: Which steps, counted from 0 in the order of sampling, of those that were kept; one column each.
+
+    Raises:
+        ValueError: If a step was not kept.
 
     Example:
         >>> from ddpo_core import toy
@@ -190,10 +211,14 @@ def replay_log_probs(
     conditioning = take_rows(trajectories.conditioning, trajectories.prompt_index)
     columns = []
     for step in steps:
-        index = torch.full_like(trajectories.prompt_index, step)
-        latents = trajectories.latents[:, step].contiguous()
+        if step not in trajectories.steps:
+            raise ValueError(
+                f"step {step} was not kept in sampling, which kept {trajectories.steps}: want it among them"
+            )
+        index, place = torch.full_like(trajectories.prompt_index, step), step - trajectories.steps.start
+        latents = trajectories.latents[:, place].contiguous()
         transition = policy.transition(params, latents, take_rows(trajectories.timesteps, index), conditioning)
-        columns.append(transition_log_prob(transition, trajectories.latents[:, step + 1]))
+        columns.append(transition_log_prob(transition, trajectories.latents[:, place + 1]))
     return torch.stack(columns, dim=1)
 
 
@@ -288,6 +313,18 @@ def split_rows(rows: Aligned, size: int) -> Iterator[Aligned]:
         yield map_rows(itemgetter(slice(start, start + size)), rows)
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the CPU to a device without waiting for what the device is doing.
+
+    A copy from memory that is not pinned waits until all work before it is done.
+
+    Example:
+        >>> to_device(torch.zeros(2), torch.device("cpu"))
+        tensor([0., 0.])
+    """
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def map_rows(function: Callable[[Tensor], Tensor], rows: Aligned) -> Aligned:
     """Apply a function to every tensor.
 
@@ -313,48 +350,87 @@ def concatenate_rows(parts: Sequence[Aligned]) -> Aligned:
     return _rebuild(first, [torch.cat(tensors) for tensors in zip(*parts, strict=True)])
 
 
-# The buffers are made outside: tensors that are born under inference_mode cannot be saved for backward.
-@torch.inference_mode()
-def _fill(
-    policy: Policy,
-    params: Params,
-    timesteps: Timesteps,
-    conditioning: Conditioning,
-    noise: Tensor,
-    latents: Tensor,
-    log_probs: Tensor,
-) -> None:
-    latents[:, 0] = noise[:, 0]
-    steps = torch.arange(noise.shape[1] - 1, device=noise.device)
-    for step, index in enumerate(steps):
-        rows = take_rows(timesteps, index.expand(len(noise)))
-        transition = policy.transition(params, latents[:, step].contiguous(), rows, conditioning)
-        latents[:, step + 1] = transition.mean + transition.std * noise[:, step + 1]
-        log_probs[:, step] = transition_log_prob(transition, latents[:, step + 1])
+class _Scored(NamedTuple):
+    images: Tensor
+    scores: Tensor
+    info: Info
+    arrived: float
+    """When the images were there."""
+    seconds: float
 
 
-def _score(reward_fn: RewardFunction, images: Tensor, prompts: PromptSet) -> tuple[Tensor, Info, float]:
-    start = time.perf_counter()
-    scores, info = score_images(reward_fn, images, prompts.prompts, prompts.metadata)
-    return scores, info, time.perf_counter() - start
+def _begin(policy: Policy, prompts: Sequence[str], noise: Tensor, steps: range | None) -> Trajectories:
+    """Encode prompts and make room for their trajectories; `noise` is that of a batch of them.
 
-
-def _join_trajectories(parts: Sequence[Trajectories]) -> Trajectories:
-    if len(parts) == 1:
-        return parts[0]
-    index, offset = [], 0
-    for part in parts:
-        index.append(part.prompt_index + offset)
-        offset += len(dict.fromkeys(part.prompts))
+    The room is made here and not where it is filled: what is born under inference_mode cannot be saved for backward.
+    """
+    num_steps = noise.shape[1] - 1
+    kept = range(num_steps) if steps is None else steps
+    if not kept:
+        kept = range(num_steps, num_steps)
+    if kept.step != 1 or kept.start < 0 or kept.stop > num_steps:
+        raise ValueError(f"steps={steps!r}: want a part of range({num_steps}), one step after another")
+    unique, timesteps = tuple(dict.fromkeys(prompts)), policy.timesteps(num_steps)
+    parts = range(0, len(unique), len(noise))
+    conditioning = concatenate_rows([policy.encode(unique[start : start + len(noise)]) for start in parts])
+    places = {prompt: place for place, prompt in enumerate(unique)}
+    rows = len(kept) + 1 + (len(kept) > 0 and kept.stop < num_steps)
     return Trajectories(
-        torch.cat([part.latents for part in parts]),
-        torch.cat([part.log_probs for part in parts]),
-        concatenate_rows([part.conditioning for part in parts]),
-        torch.cat(index),
-        parts[0].timesteps,
-        parts[0].stochastic,
-        tuple(prompt for part in parts for prompt in part.prompts),
+        noise.new_empty(len(prompts), rows, *noise.shape[2:]),
+        noise.new_zeros(len(prompts), num_steps, dtype=torch.float32),
+        conditioning,
+        to_device(torch.tensor([places[prompt] for prompt in prompts]), noise.device),
+        timesteps,
+        stochastic_steps(timesteps),
+        tuple(prompts),
+        kept,
     )
+
+
+@torch.inference_mode()
+def _denoise(policy: Policy, params: Params, trajectories: Trajectories, samples: range, noise: Tensor) -> None:
+    """Fill some rows of trajectories."""
+    rows, kept = slice(samples.start, samples.stop), trajectories.steps
+    latents, log_probs = trajectories.latents[rows], trajectories.log_probs[rows]
+    conditioning = take_rows(trajectories.conditioning, trajectories.prompt_index[rows])
+    entering = noise[:, 0].contiguous()
+    for step, index in enumerate(torch.arange(noise.shape[1] - 1, device=noise.device)):
+        transition = policy.transition(
+            params, entering, take_rows(trajectories.timesteps, index.expand(len(noise))), conditioning
+        )
+        leaving = torch.empty_like(entering).copy_(transition.mean + transition.std * noise[:, step + 1])
+        if step in kept:
+            latents[:, step - kept.start] = entering
+            latents[:, step - kept.start + 1] = leaving
+            log_probs[:, step] = transition_log_prob(transition, leaving)
+        entering = leaving
+    latents[:, -1] = entering
+
+
+def _score(reward_fn: RewardFunction, decoded: Tensor, prompts: PromptSet) -> _Scored:
+    images = decoded.cpu()
+    arrived = time.perf_counter()
+    scores, info = score_images(reward_fn, images, prompts.prompts, prompts.metadata)
+    return _Scored(images, scores, info, arrived, time.perf_counter() - arrived)
+
+
+def _ahead(works: Iterable[Callable[[], Result]], submit: Submit, *, count: int) -> Iterator[Result]:
+    """Give the results of work in its order, with so many pieces begun before they are asked for."""
+    begun: deque[Callable[[], Result]] = deque()
+    for work in works:
+        begun.append(submit(work))
+        if len(begun) > count:
+            yield begun.popleft()()
+    yield from (result() for result in begun)
+
+
+@contextmanager
+def _after(main: torch.cuda.Stream | None, stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """Let the block's work wait for that of `main` so far, and then go on beside it on `stream`; None is no stream."""
+    if main is not None and stream is not None:
+        stream.wait_stream(main)
+    with torch.cuda.stream(stream):
+        yield
 
 
 def _rebuild(like: Aligned, tensors: list[Tensor]) -> Aligned:

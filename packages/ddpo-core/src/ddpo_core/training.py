@@ -8,6 +8,8 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -22,7 +24,16 @@ from ddpo_core.errors import DDPOError, NonFiniteError
 from ddpo_core.objectives import Minibatch, Objective
 from ddpo_core.prompts import PromptSet, as_prompt_set, pick_prompts
 from ddpo_core.random import sample_seeds, shuffled_minibatches
-from ddpo_core.sampling import Rollout, draw_prompts, encode_once, map_rows, roll_out, split_rows
+from ddpo_core.sampling import (
+    Rollout,
+    draw_prompts,
+    encode_once,
+    map_rows,
+    roll_out,
+    split_rows,
+    stochastic_steps,
+    to_device,
+)
 from ddpo_core.types import (
     EpochInfo,
     Kept,
@@ -155,6 +166,7 @@ def train_epoch(
         num_steps=config.num_steps,
         batch_size=config.sample_batch_size,
         reward_workers=config.reward_workers,
+        steps=None if constraints else _kept_steps(policy, objective, config, state.epoch),
         progress=progress,
     )
     scores = _in_global_order(processes.gather(rollout.scores), owned)
@@ -163,7 +175,7 @@ def train_epoch(
     remembered, of_all = objective.weigh(state.objective_state, drawn.prompts, weighed.scores)
     advantages, trajectories = of_all[list(owned[processes.rank])], rollout.trajectories
     start, device, trained = time.perf_counter(), trajectories.latents.device, state
-    on_device = advantages.to(device, non_blocking=True)
+    on_device = to_device(advantages, device)
     logged: list[Metrics] = []
     for minibatch in minibatches(
         samples, updates, passes=passes, seed=state.seed, epoch=state.epoch, processes=processes
@@ -173,7 +185,7 @@ def train_epoch(
             trained,
             trajectories,
             on_device,
-            map_rows(lambda tensor: tensor.to(device, non_blocking=True), rows),
+            map_rows(partial(to_device, device=device), rows),
             policy=policy,
             optimizer=optimizer,
             objective=objective,
@@ -183,7 +195,7 @@ def train_epoch(
             processes=processes,
         )
         logged.append(metrics)
-    told = _read(trained, logged, processes)
+    told = _read(trained, logged, trajectories.stochastic, processes)
     seconds = {"seconds_constraints": start - began} if constraints else {}
     told = {**told, **seconds, "seconds_training": time.perf_counter() - start}
     spreadless = share_without_spread(drawn.prompts, scores)
@@ -258,7 +270,7 @@ def train_step(
         processes: The processes whose gradients are averaged, all with equal weight.
 
     Returns:
-        The new state, and the metrics as scalar tensors on the device: nothing here waits for it.
+        The new state, and the metrics as tensors on the device: nothing here waits for it.
 
     Example:
         >>> from ddpo_core import Pairs, adamw, ddpo_sf, init, sample_trajectories, toy
@@ -270,18 +282,18 @@ def train_step(
         ...                               optimizer=optimizer, objective=ddpo_sf(), micro_batch_size=8,
         ...                               max_grad_norm=1.0)
         >>> sorted(metrics)
-        ['approx_kl', 'grad_norm', 'log_prob_change/0', 'log_prob_change/1', 'log_prob_change/2', 'loss', 'ratio_mean']
+        ['approx_kl', 'grad_norm', 'log_prob_change', 'loss', 'ratio_mean']
     """
     total = len(rows[0])
     leaves = {name: leaf.detach().requires_grad_() for name, leaf in state.params.items()}
-    gradients: Sequence[Tensor] = [torch.zeros_like(leaf) for leaf in state.params.values()]
+    gradients = [torch.zeros_like(leaf) for leaf in state.params.values()]
     metrics: Metrics = {}
     done = 0
     for part in split_rows(rows, micro_batch_size):
         share = len(part[0]) / total
         loss, logged = objective.loss(policy, leaves, trajectories, advantages, part)
-        partial = torch.autograd.grad(loss * share, list(leaves.values()), materialize_grads=True)
-        gradients = [gradient + more for gradient, more in zip(gradients, partial, strict=True)]
+        more = torch.autograd.grad(loss * share, list(leaves.values()), materialize_grads=True)
+        torch._foreach_add_(gradients, more)
         metrics = _add(metrics, {"loss": loss.detach(), **logged}, share)
         done += len(part[0])
         if progress is not None:
@@ -299,6 +311,12 @@ def _check(policy: Policy, objective: Objective, config: FitConfig, processes: P
             f"samples_per_epoch={config.samples_per_epoch} cannot be shared by {config.updates_per_epoch} updates on "
             f"{processes.size} processes: want a multiple of {shares}"
         )
+
+
+def _kept_steps(policy: Policy, objective: Objective, config: FitConfig, epoch: int) -> range:
+    """Give what is sampled of an epoch to be trained; what constraints measure may need all."""
+    steps = objective.steps(stochastic_steps(policy.timesteps(config.num_steps)), epoch)
+    return range(min(steps), max(steps) + 1) if steps else range(0)
 
 
 def _columns(dealt: Int[np.ndarray, "updates columns"], rank: int, size: int) -> Int[np.ndarray, "updates own"]:
@@ -340,21 +358,28 @@ def _clip(gradients: Sequence[Tensor], max_norm: float) -> tuple[Sequence[Tensor
     """Scale gradients down to `max_norm` where they are larger; NaN stays NaN, so that it is noticed."""
     norm = torch.nn.utils.get_total_norm(gradients)
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    return [gradient * scale for gradient in gradients], norm
+    return torch._foreach_mul(list(gradients), scale), norm
 
 
 def _offset(progress: Progress, update: int, updates: int) -> Progress:
     return lambda phase, done, total: progress(phase, update * total + done, updates * total)
 
 
-def _read(state: TrainState, logged: Sequence[Metrics], processes: Processes) -> Mapping[str, float]:
+def _read(
+    state: TrainState, logged: Sequence[Metrics], stochastic: Sequence[int], processes: Processes
+) -> Mapping[str, float]:
     """Average metrics over updates and processes and bring them to the host, the only wait of training.
 
     Stops aloud where they or the parameters are not finite: NaN weights draw black images, which some rewards like.
     """
-    names = list(logged[0])
-    table = torch.stack([torch.stack([metrics[name].float() for name in names]) for metrics in logged]).mean(0)
-    metrics = dict(zip(names, processes.average([table])[0].tolist(), strict=True))
+    table = torch.stack(
+        [torch.cat([metrics[name].float().reshape(-1) for name in logged[0]]) for metrics in logged]
+    ).mean(0)
+    numbers = iter(processes.average([table])[0].tolist())
+    metrics: dict[str, float] = {}
+    for name, value in logged[0].items():
+        told = list(islice(numbers, value.numel()))
+        metrics |= {name: told[0]} if value.ndim == 0 else {f"{name}/{step}": told[step] for step in stochastic}
     norm = torch.nn.utils.get_total_norm(list(state.params.values())).item()
     broken = [name for name, value in {**metrics, "parameters": norm}.items() if not math.isfinite(value)]
     if broken:

@@ -17,7 +17,10 @@ OptState = dict[str, Tensor]
 """What an optimizer remembers: a flat dict of tensors, so that every optimizer's state is saved in the same way."""
 
 Metrics = dict[str, Tensor]
-"""Scalar tensors by name, left on the device: reading one there would stall it in the middle of a phase."""
+"""Scalar tensors by name, left on the device: reading one there would stall it in the middle of a phase.
+
+A vector has one number per denoising step; told as `NAME/STEP` of the steps that have noise.
+"""
 
 Conditioning = Tensor | tuple[Tensor, ...]
 """What the network is told about the prompts: tensors whose rows belong together (a tensor, a tuple, a NamedTuple)."""
@@ -72,18 +75,20 @@ class Transition(NamedTuple):
 class Trajectories(NamedTuple):
     """What sampling leaves behind: enough to replay every step, and nothing that depends on gradients.
 
-    `latents[:, k]` enters step `k` and `latents[:, k + 1]` leaves it, in the dtype in which the policy stores latents.
-    `log_probs[:, k]` is 0 where step `k` is deterministic: `stochastic` lists the others, on the host, so that choosing
-    among them never waits for the device. `prompt_index` selects the rows of `conditioning`.
+    `latents[:, k]` enters step `k` and `latents[:, k + 1]` leaves it, in the dtype in which the policy stores latents;
+    `latents[:, -1]` is the sample. Where only some `steps` were kept, places count from the first of them.
+    `log_probs[:, k]` is 0 where step `k` is deterministic or was not kept: `stochastic` lists the steps with noise, on
+    the host, so that choosing among them never waits for the device. `prompt_index` selects the rows of `conditioning`.
     """
 
-    latents: Float[Tensor, "batch steps+1 ..."]
+    latents: Float[Tensor, "batch places ..."]
     log_probs: Float[Tensor, "batch steps"]
     conditioning: Conditioning
     prompt_index: Int[Tensor, " batch"]
     timesteps: Timesteps
     stochastic: tuple[int, ...]
     prompts: tuple[str, ...]
+    steps: range
 
 
 class Policy(NamedTuple):
@@ -102,6 +107,8 @@ class Policy(NamedTuple):
       `num_train_timesteps - 1`.
     - `fingerprint`: what the frozen networks are; a checkpoint is refused by a policy of another.
     - `lora_scale`: what the product of LoRA matrices is multiplied by (alpha / rank); None where none are trained.
+    - `cast(params)`: the leaves as the network computes with them, where no gradient is wanted: what the other
+      functions make of them at every call, made once. They give the same for both.
 
     `ddpo_core.testing.check_policy` says whether a policy of your own keeps these promises.
     """
@@ -116,6 +123,7 @@ class Policy(NamedTuple):
     num_train_timesteps: int = 0
     fingerprint: str = ""
     lora_scale: float | None = None
+    cast: Callable[[Params], Params] = dict
 
 
 class Kept(NamedTuple):

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from ddpo_core.diffusion.network import (
     Network,
     attach_lora,
     attach_saved_lora,
+    cast_leaves,
     enable_checkpointing,
     functional_network,
     guided,
@@ -39,6 +40,7 @@ from ddpo_core.diffusion.text import text_of
 from ddpo_core.emoji import pipeline_path
 from ddpo_core.errors import DDPOError
 from ddpo_core.random import gaussian_noise
+from ddpo_core.sampling import to_device
 from ddpo_core.types import Conditioning, Params, Policy, Timesteps, Transition
 
 _BUILTIN = "builtin:emoji"
@@ -205,7 +207,7 @@ def stable_diffusion_policy(
         dtype=latent_dtype,
         device=place,
     )
-    return policy._replace(fingerprint=identity, lora_scale=scale)
+    return policy._replace(fingerprint=identity, lora_scale=scale, cast=partial(cast_leaves, dtype=compute_dtype))
 
 
 def load_pipeline(model: str, *, variant: str | None = None, revision: str | None = None) -> DiffusionPipeline:
@@ -298,12 +300,17 @@ def decoder(vae: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
 
     Pixels that are NaN or infinite stay what they are, so that whoever scores the images sees them.
     """
-    mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
+
+    @cache
+    def per_channel(name: str, device: torch.device) -> Tensor | None:
+        values = getattr(vae.config, name, None)
+        return None if values is None else torch.tensor(values, device=device).view(1, -1, 1, 1)
 
     def decode(latents: Tensor) -> Tensor:
         scaled = latents.float() / vae.config.scaling_factor
+        mean, std = (per_channel(name, latents.device) for name in ("latents_mean", "latents_std"))
         if mean is not None and std is not None:
-            scaled = scaled * _per_channel(std, scaled) + _per_channel(mean, scaled)
+            scaled = scaled * std + mean
         # In slices: decoding needs far more memory per image than denoising does.
         parts = scaled.to(dtype).split(_DECODED_AT_ONCE)
         decoded = torch.cat([vae.decode(part, return_dict=False)[0] for part in parts])
@@ -443,7 +450,7 @@ def _latent_policy(
         return Timesteps(*(column.to(device) for column in table))
 
     def noise(seeds: Sequence[int], num_steps: int) -> Tensor:
-        return gaussian_noise(seeds, (num_steps + 1, *shape)).to(device, dtype)
+        return to_device(gaussian_noise(seeds, (num_steps + 1, *shape)).to(dtype), device)
 
     def transition(params: Params, latents: Tensor, step: Timesteps, conditioning: Conditioning) -> Transition:
         output = network(params, latents, step.time, conditioning)
@@ -468,10 +475,6 @@ def _chosen(configured: Any) -> dict[str, str]:
     # As JSON, where a tuple of the code is the list of the file.
     texts = {name: json.dumps(value, default=str) for name, value in configured.config.items() if name in usual}
     return {name: text for name, text in texts.items() if text != json.dumps(usual[name].default, default=str)}
-
-
-def _per_channel(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, device=like.device).view(1, -1, 1, 1)
 
 
 def _first_line(error: BaseException) -> str:

@@ -125,7 +125,7 @@ def initial_kl(policy: Policy, params: Params, trajectories: Trajectories) -> fl
     divergences = []
     for step in steps:
         rows = take_rows(trajectories.timesteps, torch.full_like(trajectories.prompt_index, step))
-        latents = trajectories.latents[:, step].contiguous()
+        latents = trajectories.latents[:, step - trajectories.steps.start].contiguous()
         now = policy.transition(params, latents, rows, conditioning)
         reference = policy.transition(policy.params, latents, rows, conditioning)
         divergences.append(kl_penalty(now.mean, reference.mean, now.std))
