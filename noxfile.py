@@ -86,6 +86,15 @@ def peers(session: nox.Session) -> None:
     session.run("python", "benchmarks/peers/compare.py", str(results), *session.posargs)
 
 
+@nox.session(default=False)
+def compiled(session: nox.Session) -> None:
+    """Test that a compiled UNet samples and trains the same policy: minutes of compiling, seconds the second time."""
+    _install(session, *_package_test_tools("ddpo-core"), *_editable("ddpo-core"))
+    session.chdir("packages/ddpo-core")
+    kept = {"DDPO_TEST_COMPILED": "1", "TORCHINDUCTOR_CACHE_DIR": str(ROOT / "build" / "compiled")}
+    session.run("pytest", "tests/test_compiled.py", env={**_environment(), **kept})
+
+
 @nox.session(default=False, python=["3.12", "3.13"])
 @nox.parametrize("package", PACKAGES)
 def python(session: nox.Session, package: str) -> None:

@@ -29,7 +29,7 @@ def error_of_torch(name: str, text: str) -> RuntimeError:
             "InductorError",
             "InvalidCxxCompiler: No working C++ compiler found.\nSet TORCHDYNAMO_VERBOSE=1",
             "the UNet cannot be compiled on this machine: InvalidCxxCompiler: No working C++ compiler found. "
-            "Leave out --compile.",
+            "Add --compile off.",
         ),
     ],
 )

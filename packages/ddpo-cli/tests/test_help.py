@@ -189,7 +189,8 @@ def test_any_setting_is_taken_or_refused(key, value):
         ("zzz=1", "'zzz' is not an option; config.toml of any run has them all"),
         ("fit.num_steps", "has no value; want KEY=VALUE"),
         ("fit.num_steps=x", "num_steps='x': input should be a valid integer"),
-        ("compile=perhaps", "compile='perhaps': input should be a valid boolean"),
+        ("watch_text=perhaps", "watch_text='perhaps': input should be a valid boolean"),
+        ("compile=perhaps", "compile='perhaps': input should be 'auto', 'on' or 'off'"),
     ],
 )
 def test_a_mistake_in_a_setting_is_one_line(ddpo, setting, message):

@@ -124,10 +124,12 @@ def test_the_unet_is_compiled_where_that_is_asked_for(tiny_model, monkeypatch):
     import torch
 
     compiled = []
-    monkeypatch.setattr(torch, "compile", lambda module: (compiled.append(type(module).__name__), module)[1])
-    for wanted in (False, True):
+    monkeypatch.setattr(torch, "compile", lambda call, **options: (compiled.append(type(call.__self__)), call)[1])
+    for wanted in ("auto", "off"):
         make_policy(validate({"model": str(tiny_model), "device": "cpu", "compile": wanted}))
-    assert compiled == ["UNet2DConditionModel"]
+    assert compiled == []
+    make_policy(validate({"model": str(tiny_model), "device": "cpu", "compile": "on"}))
+    assert {kind.__name__ for kind in compiled} == {"BasicTransformerBlock"}
 
 
 def test_how_gradients_are_computed_may_change_when_a_run_is_resumed_but_not_what_is_trained(ddpo, quick):

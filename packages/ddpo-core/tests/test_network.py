@@ -5,7 +5,6 @@ from itertools import islice
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 
 from ddpo_core import (
     DDPOError,
@@ -107,23 +106,28 @@ def test_half_of_a_lora_is_half_of_its_update(make_pipeline):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize(("trainable", "checkpointing"), [("lora", False), ("unet", True)], ids=str)
 def test_compiling_changes_no_gradient(make_pipeline, monkeypatch, trainable, checkpointing):
-    # The whole of torch.compile but its code generator, which takes a minute, on the smallest UNet with every layer.
+    # The whole of torch.compile but its code generator, which takes a minute.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-
-    def small():
-        pipeline = make_pipeline()
-        config = {name: value for name, value in pipeline.unet.config.items() if not name.startswith("_")}
-        config |= {"block_out_channels": (16,), "mid_block_type": None}
-        config |= {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("UpBlock2D",)}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            pipeline.register_modules(unet=UNet2DConditionModel(**config))
-        return pipeline
-
-    plain = _gradients(_policy(trainable, small()))
-    compiled = _gradients(_policy(trainable, small(), compile=True, gradient_checkpointing=checkpointing))
+    plain = _gradients(_policy(trainable, make_pipeline()))
+    compiled = _gradients(_policy(trainable, make_pipeline(), compile=True, gradient_checkpointing=checkpointing))
     assert plain.norm() > 0
     assert _difference(compiled, plain) < 1e-4
+
+
+def test_no_shape_is_left_uncompiled(make_pipeline, monkeypatch):
+    # Each batch size is a program of its own, with gradients and without; beyond its limit torch compiles no more.
+    seen = []
+
+    def backend(graph, inputs, **options):
+        seen.append(inputs[-1].shape)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    policy = _policy("lora", make_pipeline(), compile=True)
+    for size in range(1, 12):
+        before = len(seen)
+        sample_trajectories(policy, policy.params, ["a cat"] * size, num_steps=1, seeds=range(size))
+        assert len(seen) > before
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,12 +1,10 @@
 """`ddpo doctor`: what is installed, what there is to compute with, what is cached, and what is broken or missing."""
 
-import getpass
 import os
 import platform
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, distribution, version
@@ -131,7 +129,7 @@ def _devices() -> Iterator[Finding]:
         yield Finding("devices", "cuda", State.broken, seen, "pip install --upgrade --force-reinstall torch")
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
-        seen = "no C++ compiler: --compile cannot be used"
+        seen = "no C++ compiler: --compile on cannot be used"
         yield Finding("devices", "compiler", State.missing, seen, "apt install g++   # or clang")
     else:
         yield Finding("devices", "compiler", State.ok, compiler)
@@ -174,6 +172,7 @@ def _free_memory() -> int | None:
 def _caches() -> Iterator[Finding]:
     from huggingface_hub import constants, scan_cache_dir
 
+    from ddpo_core.runs.compiling import compiled_folder
     from ddpo_rewards.errors import RewardError
     from ddpo_rewards.weights import cache_folder, read_records, records_path
 
@@ -201,12 +200,7 @@ def _caches() -> Iterator[Finding]:
         read_records()
     except RewardError as error:
         yield Finding("caches", "records of weights", State.broken, str(error), f"rm {records_path()}")
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a user without a name, as in some containers
-        user = str(os.getuid())
-    compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or Path(tempfile.gettempdir()) / f"torchinductor_{user}"
-    yield _cache("cache of torch.compile", Path(compiled))
+    yield _cache("cache of torch.compile", compiled_folder())
 
 
 def _cache(what: str, folder: Path) -> Finding:

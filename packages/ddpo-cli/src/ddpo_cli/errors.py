@@ -103,7 +103,7 @@ def describe(error: BaseException) -> str:
             "fit.sample_batch_size=4, with --resume as well), or --dtype bfloat16."
         )
     if _is_compiler_error(error):
-        return f"the UNet cannot be compiled on this machine: {text.split('. ')[0]}. Leave out --compile."
+        return f"the UNet cannot be compiled on this machine: {text.split('. ')[0]}. Add --compile off."
     if _is_file_error(error):
         return _describe_file_error(error)
     if is_user_error(error):

@@ -276,6 +276,7 @@ def _train(
     from ddpo_cli.ui.live import View, shown, silent
     from ddpo_core import processes_from_environment
     from ddpo_core.runs import loop
+    from ddpo_core.runs.compiling import keep_compiled, settle_compile
     from ddpo_core.runs.events import Finished
     from ddpo_core.runs.folder import refuse_used
     from ddpo_core.runs.parts import load_parts
@@ -286,6 +287,9 @@ def _train(
         if place is not None and not resume and processes.is_writer:
             refuse_used(place)
         is_shown = processes.is_writer and pictures is not None
+        config, decided = settle_compile(config)
+        if config.compile == "on":
+            keep_compiled()
         with loading(f"Loading {config.model}") if is_shown else nullcontext():
             scored, parts = judges(config), load_parts(config)
         view = View(f"ddpo train · {' + '.join(config.reward)} · {config.model}", config.epochs)
@@ -303,6 +307,8 @@ def _train(
                 "processes": processes,
                 "hold": interrupts.held_back,
             }
+            for line in decided if is_shown else ():
+                view.print_news(line)
             if resume:
                 events = loop.resume(place, scored.reward_fn, config=config, **options)
             else:

@@ -34,7 +34,10 @@ SHOWN: Mapping[str, Sequence[str]] = {
 """The keys that have a flag, by the panel of the help that shows it."""
 
 SPELT = {"objective.name": ("--algorithm",), "held_out": ("--holdout", "--held-out")}
-METAVARS = {"reward": "REF", "held_out": "REF", "keep": "REF[>=LEVEL]", "on_hack": "WHAT", "trainable": "PART"}
+METAVARS = {
+    "reward": "REF", "held_out": "REF", "keep": "REF[>=LEVEL]", "on_hack": "WHAT", "trainable": "PART",
+    "compile": "WHEN",
+}  # fmt: skip
 
 COMPLETED = {
     "model": completion.models,

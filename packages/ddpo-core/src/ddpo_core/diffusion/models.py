@@ -108,8 +108,8 @@ def load_policy(
             float32 elsewhere. The masters of what is trained, the latents and the log-probabilities are float32.
         vae_dtype: Of the autoencoder; None means `dtype`, or float32 where that would overflow (SDXL in float16).
         gradient_checkpointing: Recompute activations in backward: far less memory, a third more time, same numbers.
-        compile: Compile the UNet at first use: faster after a minute or more, with results that differ in their last
-            digits between sampling and training, so that ratios begin within about 1e-6 of 1.
+        compile: Compile the UNet's transformer blocks at first use, which takes a minute or more before it is faster.
+            Sampling and training then differ in their last digits, so that ratios begin near 1 and not at it.
 
     Raises:
         DDPOError: If the model or LoRA cannot be loaded or do not fit, or an argument is out of range or idle.

@@ -43,12 +43,14 @@ _UP = f".lora_B.{ADAPTER}."
 # float16 loses gradients below 6e-8, which means over latents, steps and samples soon reach.
 _HALF_GRADIENT_SCALE = 2.0**13
 
+_PROGRAMS = 128
+
 # Beyond, the matrix of all pairs of tokens takes more memory than what is saved is worth.
 _PLAIN_ATTENTION_TOKENS = 256
 
 
 def functional_network(
-    unet: nn.Module,
+    unet: Any,
     *,
     arguments: Arguments,
     dtype: torch.dtype,
@@ -61,18 +63,23 @@ def functional_network(
         arguments: What it is told about the prompts.
         dtype: Its compute dtype, which the float32 leaves are cast to for the call. With float16, gradients are scaled
             up inside the network and down again outside.
-        compile: With `torch.compile`, at the first call.
+        compile: Compile its transformer blocks at the first call, for fixed shapes: they are most of it, and come again
+            and again, so that each is compiled once. Half precision is rounded where it is without compiling.
     """
-    module: Any = torch.compile(unet) if compile else unet
-    prefix = "_orig_mod." if compile else ""
+    if compile:
+        unet.compile_repeated_blocks(dynamic=False, options={"emulate_precision_casts": True})
     scale = _HALF_GRADIENT_SCALE if dtype == torch.float16 else 1.0
 
     def run(params: Params, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         embeddings, others = arguments(conditioning)
-        leaves = {prefix + name: _scale_gradient(leaf, 1 / scale).to(dtype) for name, leaf in params.items()}
+        leaves = {name: _scale_gradient(leaf, 1 / scale).to(dtype) for name, leaf in params.items()}
         inputs = (latents.to(dtype), time, embeddings)
-        # No weights are tied: looking for ties would walk all of the module at every call.
-        output: Tensor = functional_call(module, leaves, inputs, {"return_dict": False, **others}, tie_weights=False)[0]
+        # Every width, batch and way (with gradients, without) is a program of its own; torch would stop at 8.
+        with torch._dynamo.config.patch(recompile_limit=_PROGRAMS) if compile else nullcontext():
+            # No weights are tied: looking for ties would walk all of the module at every call.
+            output: Tensor = functional_call(unet, leaves, inputs, {"return_dict": False, **others}, tie_weights=False)[
+                0
+            ]
         return _scale_gradient(output.float(), scale)
 
     return run

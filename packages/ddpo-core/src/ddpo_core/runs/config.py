@@ -186,7 +186,11 @@ class RunConfig(BaseModel):
     gradient_checkpointing: bool = Field(
         False, description="compute activations again in backward: far less memory, a third more time"
     )
-    compile: bool = Field(False, description="compile the UNet: faster after a minute or more")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="compile the UNet, which takes a minute or more before it is faster: on, off, or auto, on a GPU "
+        "where the run is long enough for it",
+    )
     eval_samples: PositiveInt = Field(64, description="images of the evaluation before and after")
     grid_samples: PositiveInt = Field(16, description="how many of them the grids in samples/ show")
     sample_every: PositiveInt = Field(5, description="epochs between two grids")

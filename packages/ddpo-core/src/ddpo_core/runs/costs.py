@@ -136,8 +136,7 @@ def _decoding(config: RunConfig, policy: Policy, image: Tensor) -> tuple[float, 
     with torch.inference_mode():
         policy.decode(latents).cpu()
     seconds = (time.perf_counter() - start) / count
-    # Trajectories are joined from batches, so that for a moment there are two of each.
-    trajectory = 2 * (config.fit.num_steps + 1) * latents[0].numel() * latents.element_size()
+    trajectory = (config.fit.num_steps + 1) * latents[0].numel() * latents.element_size()
     on_gpu = latents.device.type == "cuda"
     return seconds, trajectory if on_gpu else trajectory + 4 * prod(image.shape), on_gpu
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ddpo_core.constraints import Level, Measure, level_below, measure_base, reward_measure
+from ddpo_core.constraints import Gains, Level, Measure, level_below, measure_base, reward_measure
 from ddpo_core.errors import DDPOError
 from ddpo_core.gaming.measures import FAMILIARITY, MARGIN, initial_view_measure, negative_kl_measure
 from ddpo_core.prompts import PromptSet
 from ddpo_core.runs.config import INITIAL_VIEW, NEGATIVE_KL, Keep, parse_keep
 from ddpo_core.runs.folder import LEVELS, write_text
-from ddpo_core.types import Policy, Progress, RewardFunction
+from ddpo_core.types import Kept, Policy, Progress, RewardFunction
 
 BASE_SAMPLES = 128
 
@@ -78,6 +78,21 @@ def find_levels(
         rows = {name: {**level._asdict(), "ceiling": _finite(level.ceiling)} for name, level in levels.items()}
         write_text(file, json.dumps(rows, indent=1, allow_nan=False))
     return {keep.reference: levels[keep.reference] for keep in wanted}
+
+
+def out_of_reach(kept: Mapping[str, Kept]) -> dict[str, str]:
+    """Say what is held with all that a multiplier has, and still lies below its level: a line by the name of each.
+
+    Example:
+        >>> list(out_of_reach({"judge": Kept(1.0, 0.1, 2.0, 20.0), "near": Kept(1.0, 0.1, 2.0, 3.0)}))
+        ['judge']
+    """
+    return {
+        name: f"{name} cannot be kept: it is {one.value:.4g}, below its level {one.level:.4g}, although it outweighs "
+        f"the reward by {one.multiplier:.0f} to 1; want a lower level (--keep {name}>=...), or a lower learning rate"
+        for name, one in sorted(kept.items())
+        if one.multiplier >= Gains().limit and one.value < one.level - 2 * one.error
+    }
 
 
 def _level(keep: Keep, base: Tensor) -> Level:

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import torch
 
 from ddpo_core.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
-from ddpo_core.constraints import Constraints, Gains, Level, Measure
+from ddpo_core.constraints import Constraints, Level, Measure
 from ddpo_core.diffusion.export import save_lora
 from ddpo_core.diffusion.models import choose_dtype
 from ddpo_core.diffusion.network import LORA_FILE
@@ -54,6 +54,7 @@ from ddpo_core.runs.compare import (
     write_scores,
     write_series,
 )
+from ddpo_core.runs.compiling import compile_now, settle_compile
 from ddpo_core.runs.config import RunConfig, changed_versions, label, read_run_config, references, to_toml
 from ddpo_core.runs.events import Drawn, Epoch, Event, Finished, Noted, Saved, Started
 from ddpo_core.runs.export import artefact_path, write_artefact, write_model_card
@@ -72,7 +73,7 @@ from ddpo_core.runs.folder import (
     write_model_record,
     write_text,
 )
-from ddpo_core.runs.levels import BASE_SAMPLES, find_levels, make_measures
+from ddpo_core.runs.levels import BASE_SAMPLES, find_levels, make_measures, out_of_reach
 from ddpo_core.runs.log import (
     METRICS,
     append_metrics,
@@ -91,7 +92,7 @@ from ddpo_core.runs.report import leave_report
 from ddpo_core.runs.rescue import Keeper, attach_rescue, load_reward_states
 from ddpo_core.runs.trackers import Log, Record, check_trackers, scalars, tracking
 from ddpo_core.training import fit, init
-from ddpo_core.types import EpochInfo, Kept, Params, Progress, RewardFunction, TrainState
+from ddpo_core.types import EpochInfo, Params, Progress, RewardFunction, TrainState
 
 Hold: TypeAlias = Callable[[str], AbstractContextManager[Any]]
 """What is entered while files are written, with what they are in words: the command line holds Ctrl-C back there."""
@@ -145,6 +146,7 @@ def train(
         ddpo_core.errors.DDPOError: held_out has the rewards 'judge', config.held_out names none; name the same ones
     """
     _check(config, held_out or {}, kept or {})
+    config, told = settle_compile(config) if parts is None else (config, ())
     loaded = parts or load_parts(config)
     config = _as_resolved(config, loaded)
     state = init(loaded.policy, loaded.optimizer, seed=config.seed)
@@ -159,7 +161,7 @@ def train(
     )
     with locked(folder) as is_locked:
         job = _with_its_start(folder, job)
-        yield from _train_run(folder, job, state, notes=[] if is_locked else [_NO_LOCKS])
+        yield from _train_run(folder, job, state, notes=[*told, *([] if is_locked else [_NO_LOCKS])])
 
 
 def resume(
@@ -309,6 +311,8 @@ def _train_run(run: Path, job: _Job, state: TrainState, *, notes: Sequence[str])
         with tracking(run, config.tracker, options=options, text=text, epoch=state.epoch) as log:
             yield Started(run, config, state.epoch, state.queries, tuple(row["reward_mean"] for row in rows))
             yield from map(Noted, notes)
+            if config.compile == "on":
+                yield Noted(compile_now(job.parts.policy, job.parts.prompts.prompts, config, job.progress))
             yield from _evaluated(run, job, keeper, log, tuple(map(as_observation, rows)))
     except BaseException as error:
         # What is asked for while it is saved (Ctrl-C held back until then) is what happens now.
@@ -433,9 +437,9 @@ def _trained(
         yield from [] if drawn is None else [drawn]
         yield from map(Saved, saved)
         yield from map(Noted, notes)
-        for name in sorted(_out_of_reach(info) - complained):
+        for name, line in out_of_reach(info.kept).items():
+            yield from () if name in complained else (Noted(line),)
             complained.add(name)
-            yield Noted(_describe_out_of_reach(name, info.kept[name]))
         if _shared(verdict.status == "hacked" and config.on_hack != "warn", job.processes):
             return best, verdict
     return best, None
@@ -478,23 +482,6 @@ def _measures(job: _Job) -> tuple[Measure, ...]:
 def _constraints(job: _Job, levels: Mapping[str, Sequence[float]]) -> Constraints | None:
     named = {name: Level(*level) for name, level in levels.items()}
     return Constraints(_measures(job), named) if named else None
-
-
-def _out_of_reach(info: EpochInfo) -> set[str]:
-    """Name what is held with all that a multiplier has, and still lies below its level."""
-    limit = Gains().limit
-    return {
-        name
-        for name, kept in info.kept.items()
-        if kept.multiplier >= limit and kept.value < kept.level - 2 * kept.error
-    }
-
-
-def _describe_out_of_reach(name: str, kept: Kept) -> str:
-    return (
-        f"{name} cannot be kept: it is {kept.value:.4g}, below its level {kept.level:.4g}, although it outweighs the "
-        f"reward by {kept.multiplier:.0f} to 1; want a lower level (--keep {name}>=...), or a lower learning rate"
-    )
 
 
 def _epochs(

@@ -10,6 +10,7 @@ from ddpo_core.diffusion.models import load_policy
 from ddpo_core.objectives import Objective, ddpo_is, ddpo_sf, rwr, sparse_rwr
 from ddpo_core.optim import adamw, constant, cosine, ema_params, half_life, warmup, with_ema
 from ddpo_core.prompts import PromptSet, prompt_set
+from ddpo_core.runs.compiling import settle_compile
 from ddpo_core.runs.config import ObjectiveOptions, RunConfig, RWROptions, SparseRWROptions
 from ddpo_core.types import Optimizer, Params, Policy, TrainState
 
@@ -55,7 +56,7 @@ def make_policy(config: RunConfig) -> Policy:
         "device": config.device,
         "dtype": None if config.dtype is None else DTYPES[config.dtype],
         "gradient_checkpointing": config.gradient_checkpointing,
-        "compile": config.compile,
+        "compile": settle_compile(config)[0].compile == "on",
     }
     options |= config.model_dump(include={"lora", "lora_rank", "lora_alpha"})
     return load_policy(config.model, **options)
