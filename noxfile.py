@@ -76,14 +76,17 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def peers(session: nox.Session) -> None:
-    """Time ddpo beside TRL's trainer at the same work, and print the table; `-- --rounds 1` makes it short."""
+    """Time ddpo beside TRL's trainer at the same work (`-- --rounds 1`), or each to a reward (`-- --to-reward`)."""
     results = ROOT / "runs" / "peers"
     _install(session, *_editable("ddpo-core"))
     # TRL 0.23.1, the last release with the trainer, wants the libraries of its time: an environment of its own.
     session.run("uv", "venv", "--allow-existing", str(results / "trl"), external=True)
     other = ("--python", str(results / "trl"), "-r", "benchmarks/peers/trl.txt")
     session.run("uv", "pip", "install", "--no-config", *other, external=True)
-    session.run("python", "benchmarks/peers/compare.py", str(results), *session.posargs)
+    to_reward = "--to-reward" in session.posargs
+    given = [argument for argument in session.posargs if argument != "--to-reward"]
+    script = "to_reward.py" if to_reward else "compare.py"
+    session.run("python", f"benchmarks/peers/{script}", str(results), *given)
 
 
 @nox.session(default=False)

@@ -3,18 +3,22 @@
     python benchmarks/gpu.py runs/gpu [--small]
 
 Stable Diffusion 1.4's UNet at its real size with random weights, bfloat16, 512 x 512 pixels, 50 steps, guidance 5, LoRA
-of rank 4: images sampled and pairs of (sample, step) trained per second, the share of the measured peak of bfloat16
-matrix products in each, and peak memory, at growing batch sizes until memory ends; whether ratios are 1 on policy,
-eager and compiled; and CLIP's image tower on 512 x 512 pictures, through the aesthetic reward and bare. Writes
-`gpu.json` and prints tables for RESULTS.md. `--small` is the same on small networks, for any machine.
+of rank 4: images sampled and trained per second, the share of the measured peak of bfloat16 matrix products in each,
+and peak memory, at batch sizes that double until memory ends; the same compiled at the best of them, and how long that
+took; whether ratios are 1 on policy, eager and compiled; CLIP's image tower on 10,000 JPEG files of 512 x 512 pixels,
+through the aesthetic reward and bare; and TRL's trainer beside ours at one piece of work (`benchmarks/peers`), where
+its environment lies in RESULTS/trl. Writes `gpu.json` and prints tables for RESULTS.md. `--small` is the same on small
+networks, for any machine.
 """
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -56,12 +60,15 @@ def main() -> None:
     found["tflop_per_call"] = _flops(options.small, device, pixels) / 1e12
     found["ratio_eager"] = _largest_ratio(policy, num_steps)
     found["batches"] = list(_batches(policy, device, num_steps, found))
+    del policy
     if options.compile:
-        found["ratio_compiled"] = _largest_ratio(_policy(options.small, device, pixels, compile=True), num_steps)
+        found.update(_compiled(options.small, device, pixels, num_steps, found))
     found["clip"] = _clip(device, options.small)
     options.results.mkdir(parents=True, exist_ok=True)
     (options.results / "gpu.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    print(_table(found))
+    print(_table(found), flush=True)
+    if (options.results / "trl").exists():
+        _beside_trl(options.results, device, options.small)
 
 
 def _policy(small: bool, device: torch.device, pixels: int, *, compile: bool = False) -> Policy:
@@ -88,12 +95,34 @@ def _flops(small: bool, device: torch.device, pixels: int) -> float:
     return counter.get_total_flops()
 
 
-def _largest_ratio(policy: Policy, num_steps: int) -> float:
-    """How far a ratio of a replay on policy is from 1, at most."""
+def _compiled(small: bool, device: torch.device, pixels: int, num_steps: int, found: dict[str, Any]) -> dict[str, Any]:
+    """Measure the compiled policy at the best batch size."""
+    policy = _policy(small, device, pixels, compile=True)
+    size = max(found["batches"], key=lambda row: row["images_per_second"])["batch_size"]
+    start = time.perf_counter()
+    ratio = _largest_ratio(policy, num_steps, size)
+    seconds = time.perf_counter() - start
+    row = _at_batch_size(policy, device, num_steps, size)
+    return {"ratio_compiled": ratio, "seconds_compiling": seconds, "compiled": _with_shares(row, num_steps, found)}
+
+
+def _beside_trl(results: Path, device: torch.device, small: bool) -> None:
+    """Print the table of `peers/compare.py`."""
+    kind, shape = ("cuda", "sd") if device.type == "cuda" and not small else (device.type, "tiny")
+    given = ["--shapes", shape, "--device", kind, "--dtype", "bfloat16", "--rounds", "1"]
+    subprocess.run([sys.executable, Path(__file__).parent / "peers" / "compare.py", results, *given], check=True)
+
+
+def _largest_ratio(policy: Policy, num_steps: int, size: int = 2) -> float:
+    """How far a ratio of a replay on policy, with gradients as in training, is from 1, at most."""
     steps = min(4, num_steps)
-    sampled = sample_trajectories(policy, policy.params, ["a cat", "a dog"], num_steps=steps, seeds=[0, 1])
-    with torch.no_grad():
-        again = replay_log_probs(policy, policy.params, sampled, sampled.stochastic)
+    sampled = sample_trajectories(policy, policy.params, ["a cat"] * size, num_steps=steps, seeds=range(size))
+    leaves = {name: leaf.detach().requires_grad_() for name, leaf in policy.params.items()}
+    columns = []
+    for step in sampled.stochastic:  # one at a time: what a step keeps for its gradient is gone by the next
+        columns.append(replay_log_probs(policy, leaves, sampled, [step]))
+        torch.autograd.grad(columns[-1].sum(), list(leaves.values()))
+    again = torch.cat(columns, 1).detach()
     return ((again - sampled.log_probs[:, list(sampled.stochastic)]).exp() - 1).abs().max().item()
 
 
@@ -108,13 +137,21 @@ def _batches(policy: Policy, device: torch.device, num_steps: int, found: dict[s
         finally:
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-        call = found["tflop_per_call"] / found["peak_tflops"]
-        # Guidance doubles the rows. Backward costs about as much again for activations, and next to nothing for a LoRA.
-        row["sampling_share"] = 2 * num_steps * call * row["images_per_second"]
-        row["training_share"] = 2 * 2 * call * row["pairs_per_second"]
+        row = _with_shares(row, num_steps, found)
         print(row, file=sys.stderr, flush=True)
         yield row
         size *= 2
+
+
+def _with_shares(row: dict[str, Any], num_steps: int, found: dict[str, Any]) -> dict[str, Any]:
+    call = found["tflop_per_call"] / found["peak_tflops"]
+    # Guidance doubles the rows. Backward costs about as much again for activations, and next to nothing for a LoRA.
+    return {
+        **row,
+        "images_trained_per_second": row["pairs_per_second"] / num_steps,
+        "sampling_share": 2 * num_steps * call * row["images_per_second"],
+        "training_share": 2 * 2 * call * row["pairs_per_second"],
+    }
 
 
 def _at_batch_size(policy: Policy, device: torch.device, num_steps: int, size: int) -> dict[str, Any]:
@@ -148,11 +185,11 @@ def _at_batch_size(policy: Policy, device: torch.device, num_steps: int, size: i
 
 
 def _clip(device: torch.device, small: bool) -> dict[str, float]:
-    """Score pictures by the aesthetic reward on a random ViT-L/14, and through its bare tower."""
-    import numpy as np
+    """Score files by the aesthetic reward on a random ViT-L/14, and give as many to its bare tower."""
     from aesthetic_throughput import random_tower
+    from stream_throughput import write_pictures
 
-    from ddpo_rewards import Reward, RewardSpec
+    from ddpo_rewards import Reward, RewardSpec, iter_scores
     from ddpo_rewards.builtin.aesthetic import AestheticScore, AffineHead
     from ddpo_rewards.compute import BatchSize
     from ddpo_rewards.reward import adapt
@@ -162,8 +199,6 @@ def _clip(device: torch.device, small: bool) -> dict[str, float]:
     head = AffineHead(torch.randn(768), torch.tensor(5.0))
     spec = RewardSpec(name="aesthetic", factory="-:-", takes="arrays")
     reward = Reward(spec, adapt(AestheticScore(tower, head, BatchSize(batch)), "aesthetic"))
-    unique = list(np.random.default_rng(0).integers(0, 256, (min(count, 256), 512, 512, 3), np.uint8))
-    pictures = [unique[place % len(unique)] for place in range(count)]
     size = tower.image_size
     ready = torch.randn(batch, 3, size, size, device=device).to(tower.dtype)
 
@@ -172,12 +207,17 @@ def _clip(device: torch.device, small: bool) -> dict[str, float]:
             for _ in range(0, count, batch):
                 tower.model.encode_image(ready)
 
-    reward(pictures[:batch])
-    return {
-        "pictures": count,
-        "reward_per_second": count / _timed(lambda: reward(pictures), device)[1],
-        "bare_tower_per_second": count / _timed(bare, device)[1],
-    }
+    with TemporaryDirectory() as folder:
+        write_pictures(Path(folder), min(count, 256), 512)
+        unique = sorted(Path(folder).iterdir())
+        files = [unique[place % len(unique)] for place in range(count)]
+        reward(files[:batch])
+        bare()
+        return {
+            "pictures": count,
+            "reward_per_second": count / _timed(lambda: list(iter_scores(files, reward, strict=True)), device)[1],
+            "bare_tower_per_second": count / _timed(bare, device)[1],
+        }
 
 
 def _table(found: dict[str, Any]) -> str:
@@ -185,16 +225,21 @@ def _table(found: dict[str, Any]) -> str:
         f"{found['device']}, torch {found['torch']}: {found['peak_tflops']:.1f} Tflop/s in bfloat16 matrix products, "
         f"{found['tflop_per_call']:.3f} Tflop for a forward pass of one row.",
         "",
-        "| batch size | images /s | of the peak | pairs trained /s | of the peak | sampling, GB | training, GB |",
+        "| batch size | sampled, images/s | of the peak | trained, images/s | of the peak | sampling, GB | training |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in found["batches"]:
+    rows = [(str(row["batch_size"]), row) for row in found["batches"]]
+    if "compiled" in found:
+        rows.append((f"{found['compiled']['batch_size']}, compiled", found["compiled"]))
+    for name, row in rows:
         lines.append(
-            f"| {row['batch_size']} | {row['images_per_second']:.3g} | {row['sampling_share']:.0%} "
-            f"| {row['pairs_per_second']:.3g} | {row['training_share']:.0%} "
+            f"| {name} | {row['images_per_second']:.3g} | {row['sampling_share']:.0%} "
+            f"| {row['images_trained_per_second']:.3g} | {row['training_share']:.0%} "
             f"| {_gigabytes(row['sampling_gigabytes'])} | {_gigabytes(row['training_gigabytes'])} |"
         )
-    compiled = f", compiled {found['ratio_compiled']:.1e}" if "ratio_compiled" in found else ""
+    compiled = ""
+    if "compiled" in found:
+        compiled = f", compiled {found['ratio_compiled']:.1e} (after {found['seconds_compiling']:.0f} s of compiling)"
     clip = found["clip"]
     share = clip["reward_per_second"] / clip["bare_tower_per_second"]
     return "\n".join(
@@ -202,7 +247,7 @@ def _table(found: dict[str, Any]) -> str:
             *lines,
             "",
             f"Ratios on policy differ from 1 by at most: eager {found['ratio_eager']:.1e}{compiled}.",
-            f"CLIP ViT-L/14 on {clip['pictures']:,} pictures of 512 x 512: {clip['reward_per_second']:.0f} per second "
+            f"CLIP ViT-L/14 on {clip['pictures']:,} files of 512 x 512: {clip['reward_per_second']:.0f} per second "
             f"by the reward, {share:.0%} of the bare tower.",
         ]
     )
@@ -239,7 +284,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("results", type=Path, help="where gpu.json is written")
     parser.add_argument("--device", help="cuda, cuda:1, cpu; left out: the best there is")
     parser.add_argument("--small", action="store_true", help="small networks and pictures, to try the script")
-    parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave out the compiled ratio")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave out what is compiled")
     return parser.parse_args()
 
 

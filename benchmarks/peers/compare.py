@@ -49,7 +49,7 @@ def _run(name: str, shape: str, folder: Path, options: argparse.Namespace) -> di
     threads = str(options.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [python, str(script), str(time.time()), shape, str(folder), str(1 + EPOCHS), threads, options.dtype],
+        [python, script, str(time.time()), shape, folder, str(1 + EPOCHS), threads, options.dtype, options.device],
         env=environment,
         capture_output=True,
         text=True,
@@ -75,11 +75,11 @@ def _table(options: argparse.Namespace) -> str:
             start, reward = (median(found[name][key] for found in rounds) for key in ("start_up", "last_reward"))
             told = " | ".join(f"{value:.2f}" for value in seconds)
             lines.append(f"| {shape} | {name} | {told} | {peak:.0f} | {start:.1f} | {reward:.4f} |")
-        ratios = sorted(median(found["trl_ddpo"]["epoch"][1:]) / median(found["ours"]["epoch"][1:]) for found in rounds)
-        notes.append(
-            f"{shape}: {median(ratios):.2f} times the samples per second of TRL "
-            f"({ratios[0]:.2f} to {ratios[-1]:.2f} in {len(ratios)} rounds)"
-        )
+        told = []
+        for phase in ("epoch", "sampling", "training"):
+            ratios = sorted(median(found["trl_ddpo"][phase][1:]) / median(found["ours"][phase][1:]) for found in rounds)
+            told.append(f"{phase} {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        notes.append(f"{shape}: TRL's seconds over ours, in {len(rounds)} rounds: {', '.join(told)}")
     return "\n".join([*lines, "", *notes])
 
 
@@ -87,9 +87,10 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="where models, the environment `trl` and the rounds lie")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["tiny", "embedded", "large"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda with --shapes sd")
     return parser.parse_args()
 
 

@@ -1,18 +1,17 @@
 """Some epochs of the work of `work.py` with ddpo: prints one JSON object. Started by `compare.py`."""
 
 import json
-import resource
 import sys
 import time
 from itertools import islice
 
 import torch
-from work import LEARNING_RATE, LORA_RANK, PROMPTS, SEED, SHAPES
+from work import LEARNING_RATE, LORA_RANK, PROMPTS, SEED, SHAPES, peak_megabytes
 
 from ddpo_core import FitConfig, PromptSet, adamw, ddpo_is, fit, init, load_policy, per_epoch
 
 
-def main(started: float, shape_name: str, folder: str, epochs: int, threads: int, dtype: str) -> None:
+def main(started: float, shape_name: str, folder: str, epochs: int, threads: int, dtype: str, device: str) -> None:
     """Train and print."""
     torch.set_num_threads(threads)
     shape = SHAPES[shape_name]
@@ -20,7 +19,7 @@ def main(started: float, shape_name: str, folder: str, epochs: int, threads: int
         folder,
         lora_rank=LORA_RANK,
         guidance_scale=shape.guidance_scale,
-        device="cpu",
+        device=device,
         dtype=getattr(torch, dtype),
     )
     optimizer = adamw(LEARNING_RATE)
@@ -54,7 +53,7 @@ def main(started: float, shape_name: str, folder: str, epochs: int, threads: int
                 "reward": [info.metrics["seconds_reward"] for info in infos],
                 "training": [info.metrics["seconds_training"] for info in infos],
                 "last_reward": infos[-1].metrics["reward_mean"],
-                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                "peak_mb": peak_megabytes(device),
             }
         )
     )
@@ -66,4 +65,4 @@ def brightness(images, prompts, metadata):
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])
+    main(float(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), *sys.argv[6:8])

@@ -1,7 +1,6 @@
 """Some epochs of the work of `work.py` with TRL's DDPOTrainer, in an environment of its own: prints one JSON object."""
 
 import json
-import resource
 import sys
 import time
 from itertools import cycle
@@ -9,7 +8,7 @@ from itertools import cycle
 import torch
 from accelerate import PartialState
 from trl import DDPOConfig, DDPOTrainer, DefaultDDPOStableDiffusionPipeline
-from work import LEARNING_RATE, LORA_RANK, PROMPTS, SEED, SHAPES
+from work import LEARNING_RATE, LORA_RANK, PROMPTS, SEED, SHAPES, peak_megabytes
 
 
 class Timed(DDPOTrainer):
@@ -46,12 +45,12 @@ class Timed(DDPOTrainer):
         return result
 
 
-def main(started: float, shape_name: str, folder: str, epochs: int, threads: int, dtype: str) -> None:
+def main(started: float, shape_name: str, folder: str, epochs: int, threads: int, dtype: str, device: str) -> None:
     """Train and print."""
     torch.set_num_threads(threads)
     shape = SHAPES[shape_name]
     assert LORA_RANK == 4, "TRL's pipeline trains a LoRA of rank 4, whatever one asks for"
-    PartialState(cpu=True)  # its pipeline logs, which accelerate refuses before
+    PartialState(cpu=device == "cpu")  # its pipeline logs, which accelerate refuses before
     prompts = cycle(PROMPTS)
     config = DDPOConfig(
         num_epochs=epochs,
@@ -69,7 +68,7 @@ def main(started: float, shape_name: str, folder: str, epochs: int, threads: int
         train_clip_range=1e-4,
         per_prompt_stat_tracking=False,
         train_cfg=True,
-        accelerator_kwargs={"cpu": True},
+        accelerator_kwargs={"cpu": device == "cpu"},
     )
     trainer = Timed(
         config,
@@ -85,11 +84,11 @@ def main(started: float, shape_name: str, folder: str, epochs: int, threads: int
                 "start_up": start_up,
                 **trainer.seconds,
                 "last_reward": trainer.rewards[-1],
-                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                "peak_mb": peak_megabytes(device),
             }
         )
     )
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])
+    main(float(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), *sys.argv[6:8])

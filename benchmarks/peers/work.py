@@ -4,6 +4,7 @@ python benchmarks/peers/work.py runs/peers      makes the models
 """
 
 import argparse
+import io
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -32,8 +33,60 @@ SHAPES = {
     "tiny": Shape(64, 20, 5.0, 8, 32, 4),
     "embedded": Shape(64, 10, 5.0, 16, 32, 4),
     "large": Shape(128, 10, 5.0, 4, 8, 2),
+    "sd": Shape(512, 50, 5.0, 8, 16, 2),
 }
-"""`tiny`: random networks, a UNet of 2.5 million parameters. `embedded`: the emoji model. `large`: 60 million."""
+"""`tiny`: random networks, a UNet of 2.5 million parameters. `embedded`: the emoji model. `large`: 60 million.
+`sd`: Stable Diffusion 1.4's UNet, for GPUs."""
+
+
+ANIMALS = (
+    "a cat", "a dog", "a horse", "a monkey", "a rabbit", "a zebra", "a spider", "a bird", "a sheep", "a deer", "a cow",
+    "a goat", "a lion", "a tiger", "a bear", "a raccoon", "a fox", "a wolf", "a lizard", "a beetle", "an ant",
+    "a butterfly", "a fish", "a shark", "a whale", "a dolphin", "a squirrel", "a mouse", "a rat", "a snake", "a turtle",
+    "a frog", "a chicken", "a duck", "a goose", "a bee", "a pig", "a turkey", "a fly", "a llama", "a camel", "a bat",
+    "a gorilla", "a hedgehog", "a kangaroo",
+)  # fmt: skip
+"""What the runs to a reward are asked for: `prompt_set("simple_animals")`, where ddpo is not at hand."""
+
+TRL_SETTINGS = {
+    "defaults": {},
+    "example": {
+        "sample_batch_size": 6,
+        "sample_num_batches_per_epoch": 4,
+        "train_batch_size": 3,
+        "train_gradient_accumulation_steps": 1,
+        "per_prompt_stat_tracking": True,
+        "per_prompt_stat_tracking_buffer_size": 32,
+    },
+}
+"""Beyond the defaults of `DDPOConfig`: nothing, and what TRL's documentation calls its own example script with."""
+
+TO_REWARD = {"ours": (5, 1.0), "trl": (50, 5.0)}
+"""Steps and guidance of either's defaults, with which it samples."""
+
+
+def peak_megabytes(device):
+    """On a GPU what tensors took at most, else what the whole process did."""
+    import resource
+
+    import torch
+
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def jpeg_kilobytes(images, reward):
+    """Kilobytes of each image's JPEG at quality 95, negative for compressibility; images are `[batch, 3, h, w]`."""
+    import torch
+    from PIL import Image
+
+    sizes = []
+    for image in images.float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy():
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=95)
+        sizes.append(file.tell() / 1000)
+    return torch.tensor(sizes) * (1.0 if reward == "incompressibility" else -1.0)
 
 
 def model_folder(results: Path, shape: str) -> Path:
@@ -60,7 +113,7 @@ def _replace_networks(folder: Path, shape: str) -> None:
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     torch.manual_seed(SEED)
-    widths, heads = ((32, 64), 4) if shape == "tiny" else ((160, 320, 480), 8)
+    widths, heads = {"tiny": ((32, 64), 4), "large": ((160, 320, 480), 8), "sd": ((320, 640, 1280, 1280), 8)}[shape]
     unet = UNet2DConditionModel(
         sample_size=SHAPES[shape].pixels // 8,
         cross_attention_dim=pipeline.unet.config.cross_attention_dim,
