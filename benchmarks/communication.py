@@ -1,10 +1,10 @@
 """What the processes of a run do and tell each other: calls of the network, queries, collectives and their bytes.
 
-    python benchmarks/communication.py [--processes 1 2] [--samples 32]
+    python benchmarks/communication.py [--processes 1 2] [--samples 16]
 
-Nothing is timed, so that a busy machine does not matter: two epochs of `ddpo_core.runs.train` on the embedded model at
-its defaults, in real processes that meet through gloo, each counting what it does in the second of them. Prints one row
-per process. Bytes are what a process gives to a collective: of an average all of it, of a gathering its part.
+Nothing is timed, so that a busy machine does not matter: two epochs of the embedded model with two updates each and the
+monitors of every run, in real processes that meet through gloo, each counting what it does in the second epoch. Prints
+one row per process. Bytes are what a process gives to a collective: of an average all of it, of a gathering its part.
 """
 
 import argparse
@@ -19,10 +19,19 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from ddpo_core import processes_from_environment
-from ddpo_core.runs.config import run_config
-from ddpo_core.runs.loop import train
-from ddpo_core.runs.parts import load_parts
+from ddpo_core import (
+    FitConfig,
+    adamw,
+    ddpo_is,
+    diversity_monitor,
+    fit,
+    image_monitor,
+    init,
+    load_policy,
+    processes_from_environment,
+    prompt_set,
+    watch,
+)
 
 
 def main() -> None:
@@ -58,14 +67,11 @@ def _work(options: argparse.Namespace) -> None:
     """Train as one of the processes, and write down what was counted in the second epoch."""
     torch.set_num_threads(1)
     total: Counter[str] = Counter()
-    after: list[Counter[str]] = []
-    fit = {"samples_per_epoch": options.samples, "updates_per_epoch": 4, "sample_batch_size": 8, "micro_batch_size": 8}
-    config = run_config({"epochs": 2, "eval_samples": 4, "reward": ["brightness"], "device": "cpu", "fit": fit})
-    parts = load_parts(config)
+    policy = load_policy("builtin:emoji", lora_rank=8, guidance_scale=1.0, device="cpu")
 
     def transition(params, latents, step, conditioning):
         total["rows_trained" if torch.is_grad_enabled() else "rows_sampled"] += len(latents)
-        return parts.policy.transition(params, latents, step, conditioning)
+        return policy.transition(params, latents, step, conditioning)
 
     def reward(images, prompts, metadata):
         total["queries"] += len(images)
@@ -83,25 +89,32 @@ def _work(options: argparse.Namespace) -> None:
             total["gather_bytes"] += tensor.numel() * tensor.element_size()
             return processes.gather(tensor)
 
-        def look(state, info, processes):
-            after.append(total.copy())
-            return {}
-
-        counting = parts._replace(policy=parts.policy._replace(transition=transition))
-        for _ in train(
-            config, reward, output=options.folder / "run", parts=counting, monitors=[look],
-            processes=processes._replace(average=average, gather=gather),
-        ):  # fmt: skip
-            pass
-    # Monitors look once an epoch, in every process: between two of them lies a whole one.
-    first, second = after
-    (options.folder / f"{processes.rank}.json").write_text(json.dumps(second - first), encoding="utf-8")
+        counting, optimizer = policy._replace(transition=transition), adamw(1e-3)
+        counted = processes._replace(average=average, gather=gather)
+        epochs = watch(
+            fit(
+                init(counting, optimizer, seed=0),
+                policy=counting,
+                optimizer=optimizer,
+                reward_fn=reward,
+                prompts=prompt_set("simple_animals"),
+                objective=ddpo_is(timestep_window=2, timestep_window_epochs=0),
+                config=FitConfig(num_steps=5, samples_per_epoch=options.samples, updates_per_epoch=2),
+                processes=counted,
+            ),
+            monitors=[image_monitor, diversity_monitor],
+            processes=counted,
+        )
+        next(epochs)
+        before = total.copy()
+        next(epochs)
+    (options.folder / f"{processes.rank}.json").write_text(json.dumps(total - before), encoding="utf-8")
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--samples", type=int, default=32, help="of an epoch")
+    parser.add_argument("--samples", type=int, default=16, help="of an epoch")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
