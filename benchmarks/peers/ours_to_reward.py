@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from work import jpeg_kilobytes
 
 from ddpo_core import save_lora
-from ddpo_core.runs.config import run_config
+from ddpo_core.runs.defaults import run_config
 from ddpo_core.runs.events import Epoch
 from ddpo_core.runs.loop import train
 from ddpo_core.runs.parts import load_parts
