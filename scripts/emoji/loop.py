@@ -37,7 +37,7 @@ def train(model: Model, loss_fn: Callable[[Model, np.random.Generator], Tensor],
     Returns the model with the exponential moving average of its weights.
     """
     trained = [leaf for leaf in model.parameters() if leaf.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=1e-4, fused=True)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     first = _load(folder / recipe.name, model, optimizer, average)
     started = time.monotonic()
