@@ -177,7 +177,8 @@ _LAYOUTS: dict[int, tuple[int, tuple[tuple[int, int], ...]]] = {
     8: (24, ((0, 0), (20, 0), (40, 0), (10, 20), (30, 20), (0, 40), (20, 40), (40, 40))),
     9: (24, tuple((left, top) for top in _THIRDS for left in _THIRDS)),
 }
-_PLATE = 12
+# The smallest letters that are still legible after the autoencoder; they hide the feet of the lowest animals.
+_PLATE = 20
 
 
 def _scene_icon(art: Art, word: str) -> np.ndarray:
