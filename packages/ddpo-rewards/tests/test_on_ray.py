@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import socket
 import sys
 import tarfile
 from pathlib import Path
@@ -130,6 +131,15 @@ def test_without_ray_it_is_said_how_to_get_it(here, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RewardError, match=r"pip install 'ddpo-rewards\[ray\]'"):
         next(score_on_ray(plan(here / "pictures", "jpeg_compressibility", build=False)))
+
+
+def test_a_cluster_that_does_not_answer_is_said_at_once(here, monkeypatch):
+    monkeypatch.setattr(pytest.importorskip("ray"), "is_initialized", lambda: False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free.getsockname()[1]}")
+        with pytest.raises(RewardError, match=r"cannot be reached at RAY_ADDRESS='127\.0\.0\.1:\d+': .*refused"):
+            next(score_on_ray(plan(here / "pictures", "jpeg_compressibility", build=False)))
 
 
 def test_a_job_is_scored_where_its_rewards_are_built(here):

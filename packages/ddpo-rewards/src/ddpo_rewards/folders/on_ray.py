@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import socket
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
@@ -33,9 +34,11 @@ _BLOCK = 8 << 20  # bytes of a shard that a worker may take while others take th
 _LOCAL = {  # of a Ray that is started here, where the environment does not say otherwise
     "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, workers are what this process is, and nothing is copied
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # tasks that take no GPU need none hidden; earlier releases warn of it
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # of what it logs, most is alarming and nothing of use to whoever scores
     "RAY_worker_register_timeout_seconds": "600",  # on a busy machine a worker may take minutes to start
 }
+_SECONDS_TO_ANSWER = 20.0
 _CPUS_TO_READ = 0.1  # of a core, for a task
 _CPUS_TO_SCORE = 0.9  # of a core, for the workers on it, so that there is always room to read
 
@@ -229,6 +232,7 @@ def _running() -> Iterator[Any]:
             return
         options: dict[str, Any] = {"address": "local", "include_dashboard": False} if local else {}
         try:
+            _knock(os.environ.get("RAY_ADDRESS", ""))
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
         except Exception as error:  # it raises all kinds, and Exception itself
             where = "be started" if local else f"be reached at RAY_ADDRESS={os.environ['RAY_ADDRESS']!r}"
@@ -237,6 +241,13 @@ def _running() -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody answers at HOST:PORT: Ray itself would try for a quarter of an hour."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
 
 
 @contextmanager
