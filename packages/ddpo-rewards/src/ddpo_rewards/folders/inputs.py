@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ddpo_rewards.errors import RewardError
@@ -17,6 +19,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 IMAGE_COLUMNS = ("file_name", "image", "path", "file")
 PROMPT_COLUMNS = ("prompt", "text", "caption")
+_NOTHING: Mapping[str, Any] = MappingProxyType({})  # one for all: there may be millions
 
 
 class FolderError(RewardError):
@@ -42,7 +45,7 @@ class Item:
 
     path: str
     prompt: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
     @property
     def name(self) -> str:
@@ -85,14 +88,17 @@ def find_images(patterns: Iterable[str | os.PathLike[str]], *, wanted: Callable[
     Raises:
         FolderError: a pattern matches nothing.
     """
-    found: dict[str, str] = {}
+    every: list[list[str]] = []
     for given in patterns:
         pattern = os.fspath(given)
-        matches = _expand(pattern, wanted)
-        if not matches:
+        every.append(_expand(pattern, wanted))
+        if not every[-1]:
             raise FolderError(_nothing(pattern))
-        for match in matches:
-            found.setdefault(os.path.abspath(match), match)
+    if len(every) == 1:  # nothing in it is there twice, and to find that out takes as much memory as the paths
+        return every[0]
+    found: dict[str, str] = {}
+    for match in chain.from_iterable(every):
+        found.setdefault(os.path.abspath(match), match)
     return list(found.values())
 
 
@@ -199,7 +205,7 @@ def _expand(pattern: str, wanted: Callable[[str], bool]) -> list[str]:
         return sorted(file for file in files if os.path.isfile(file) and wanted(file))
     if os.path.exists(pattern):
         return [pattern]
-    return sorted(match for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
+    return sorted(match for match in set(glob.iglob(pattern, recursive=True)) if os.path.isfile(match))
 
 
 def _nothing(pattern: str) -> str:

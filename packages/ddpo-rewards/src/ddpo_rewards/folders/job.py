@@ -24,7 +24,7 @@ from ddpo_rewards.folders.inputs import (
     is_table,
     list_table,
 )
-from ddpo_rewards.folders.journal import journal_path, journalled, read_kept, row_key
+from ddpo_rewards.folders.journal import KeptRows, journal_path, journalled, read_kept, row_key
 from ddpo_rewards.folders.shards import find_images_and_shards, is_shard, read_shards
 from ddpo_rewards.references import Reference, number_text, parse_reference
 from ddpo_rewards.registry import Registry, load_registry
@@ -45,7 +45,7 @@ class Job:
     info: bool = False
     output: Path | None = None
     format: str | None = None
-    kept: tuple[Row, ...] = ()
+    kept: Sequence[Row] = ()
     """Rows of an earlier run."""
     notes: tuple[str, ...] = ()
     """What a person should know before it starts."""
@@ -134,8 +134,13 @@ def plan(
     _check_needs(items, needs)
     if shards:
         _check_first(shards, columns, needs, alone=not items)
-    kept = [] if place is None or chosen is None else read_kept(place, chosen, _columns(weights, info))
-    wanted = {item.name for item in items}
+    kept = KeptRows([])
+    if place is not None and chosen is not None:
+        kept = KeptRows(read_kept(place, chosen, _columns(weights, info)))
+        failed = {row["image"] for row in kept if row["error"]}
+        again = failed if shards else {item.name for item in items if item.name in failed}
+        if again:
+            kept = KeptRows(row for row in kept if not row["error"] or row["image"] not in again)
     return Job(
         items=tuple(items),
         rewards={  # last, since their weights may take long to load
@@ -148,7 +153,7 @@ def plan(
         info=info,
         output=place,
         format=chosen,
-        kept=tuple(row for row in kept if not row["error"] or (row["image"] not in wanted and not shards)),
+        kept=kept,
         notes=(*notes, *_mixed(items)),
         shards=tuple(shards),
         names=columns,
@@ -182,7 +187,7 @@ def score(
             (image for _, image in paths),
             list(job.rewards.values()),
             prompts=(prompt_of(item, job.needs) for item, _ in texts) if with_prompts else None,
-            metadata=(item.metadata for item, _ in tables) if with_metadata else None,
+            metadata=(dict(item.metadata) for item, _ in tables) if with_metadata else None,
             batch_size=batch_size,
             workers=workers,
             cache=cache,

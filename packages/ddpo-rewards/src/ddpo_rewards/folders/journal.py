@@ -14,6 +14,23 @@ from ddpo_rewards.folders.formats import Row, read_rows, to_json, write_aside, w
 from ddpo_rewards.folders.inputs import FolderError
 
 
+class KeptRows(Sequence[Row]):
+    """Rows of an earlier run, which lie in memory as lines of JSON: a table of each would take five times as much."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        """Keep them."""
+        self._lines = [to_json(row).encode() for row in rows]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._lines)
+
+    def __getitem__(self, index: Any) -> Any:
+        """A row, or some of them."""
+        lines = self._lines[index]
+        return [json.loads(line) for line in lines] if isinstance(index, slice) else json.loads(lines)
+
+
 def journal_path(output: Path) -> Path:
     """Return where rows lie until `output` is finished."""
     return output.with_name(output.name + ".partial")
@@ -51,31 +68,31 @@ def journalled(
     journal.unlink()
 
 
-def read_kept(output: Path, format: str, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of an unfinished or finished `output`; none where there is neither.
+def read_kept(output: Path, format: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of an unfinished or finished `output`; none where there is neither.
 
     Raises:
         FolderError: they were made with other rewards or weights, or cannot be read.
     """
     journal = journal_path(output)
+    rows: Iterator[dict[str, Any]]
     if journal.is_file():
-        # Not splitlines: a JSON string may hold U+2028 and its like as they are.
-        head, *lines = journal.read_text(encoding="utf-8").split("\n")
-        rows = [row for line in lines if (row := _parsed(line)) is not None]
-        had = (_parsed(head) or {}).get("columns", [])
+        had = (_parsed(_head(journal)) or {}).get("columns", [])
+        rows = (row for line in _lines(journal) if (row := _parsed(line)) is not None)
     elif output.is_file():
-        had, rows = read_rows(output, format)
+        had, finished = read_rows(output, format)
+        rows = iter(finished)
     else:
-        return []
+        return
     if had and had != list(columns):
         raise FolderError(
             f"{str(output)!r} has the columns {', '.join(had)}, but now they are {', '.join(columns)}; "
             "use the same rewards and weights, or another output"
         )
-    odd = next((row for row in rows if set(row) != set(columns)), None)
-    if odd is not None:
-        raise FolderError(f"{str(output)!r} was changed by hand: {odd!r} has other columns than the rest; mend it")
-    return rows
+    for row in rows:
+        if set(row) != set(columns):
+            raise FolderError(f"{str(output)!r} was changed by hand: {row!r} has other columns than the rest; mend it")
+        yield row
 
 
 def row_key(row: Row) -> tuple[str, str | None]:
@@ -88,10 +105,15 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
         file.writelines(lines)
 
 
-def _lines(journal: Path) -> Iterator[bytes]:
-    """The rows of a journal that is whole. Read as bytes, of which only line feeds end a line."""
+def _head(journal: Path) -> bytes:
     with open(journal, "rb") as file:
-        next(file)
+        return file.readline()
+
+
+def _lines(journal: Path) -> Iterator[bytes]:
+    """The rows of a journal, as bytes: of these only line feeds end a line, not U+2028 and its like."""
+    with open(journal, "rb") as file:
+        next(file, None)
         yield from file
 
 
@@ -108,10 +130,10 @@ def _in_order(journal: Path, place: Callable[[Row], int]) -> Iterator[Row]:
             yield json.loads(file.readline())
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
+def _parsed(line: bytes) -> dict[str, Any] | None:
     """Read a line of the journal; None for the one that a crash tore."""
     try:
         value = json.loads(line)
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or half a letter
         return None
     return value if isinstance(value, dict) else None
