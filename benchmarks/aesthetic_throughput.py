@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import open_clip
@@ -19,7 +20,7 @@ import torch
 from ddpo_rewards import Reward, RewardSpec
 from ddpo_rewards.builtin.aesthetic import AestheticScore, AffineHead
 from ddpo_rewards.compute import BatchSize, choose_device, choose_dtype, usable_cores
-from ddpo_rewards.models.clip import VIT_L_14, Tower
+from ddpo_rewards.models.clip import VIT_L_14, Tower, resize_and_crop
 from ddpo_rewards.reward import adapt
 
 
@@ -77,7 +78,9 @@ def random_tower(device: str | None, dtype: str | None) -> Tower:
     if half is not None:
         open_clip.factory.convert_weights_to_lp(model, dtype=half)
     mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-    return Tower(model.eval().requires_grad_(False), None, model.visual.image_size[0], mean, std, chosen, kind)
+    side = model.visual.image_size[0]
+    fit = partial(resize_and_crop, size=side)
+    return Tower(model.eval().requires_grad_(False), None, bool, side, mean, std, chosen, kind, fit)
 
 
 def synchronise(device: torch.device) -> None:

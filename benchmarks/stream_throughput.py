@@ -1,98 +1,147 @@
-"""Scoring many files: files per second and peak memory, streamed and all at once.
+"""Scoring many files by `iter_scores`: its share of what the bare work takes, round by round.
 
-    python benchmarks/stream_throughput.py [--files 4000] [--size 256] [--reward jpeg_compressibility] [--repeats 3]
+    python benchmarks/stream_throughput.py [--files 20000] [--size 256] [--round 500] [--rewards jpeg clip]
 
-Three ways over the same JPEG files, each in a process of its own, whose memory starts from nothing: `iter_scores`, the
-reward called with the paths, and the reward called with the decoded images, which all lie in memory. The ways take
-turns and each counts its best turn. `read` decodes the files in threads and scores nothing: what reading alone takes.
-Memory is the peak of the process beyond what it had after the libraries and the reward were loaded.
+For `jpeg_compressibility` the bare work is Pillow alone, which reads each file and encodes it again, in as many threads
+as there are cores. For a CLIP it is twofold, each alone: Pillow, which reads and resizes, in threads, and the tower, on
+batches that lie ready in memory; the pipeline runs both at once, no faster than their sum where both want all cores.
+The CLIP is a small one (image tower of 6 layers, 256 wide, 224 pixels) with random weights: speed does not depend on
+them, and nothing is downloaded.
+
+In every round all ways take their turn at the same files, in an order that changes, so that what else the machine does
+disturbs all alike; what counts is the median of the rounds' shares, beside the quartiles.
 """
 
 import argparse
+import io
 import json
-import resource
-import subprocess
-import sys
+import os
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-WAYS = ("read", "iter_scores", "paths", "images")
+import numpy as np
+from PIL import Image
+
+from ddpo_rewards import Reward, RewardSpec, get_reward, iter_scores
+from ddpo_rewards.compute import usable_cores
+
+BATCH = 32
+DIFFERENT = 200  # pictures, of which the files are copies
+Ways = dict[str, Callable[[Sequence[Path]], int]]
 
 
 def main() -> None:
     """Measure and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=4000)
+    parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--reward", default="jpeg_compressibility")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--round", type=int, default=500, help="files of a round")
+    parser.add_argument("--rewards", nargs="+", choices=["jpeg", "clip"], default=["jpeg", "clip"])
     options = parser.parse_args()
-    if options.way:
-        print(json.dumps(measured(options.way, options.folder, options.reward)))
-        return
+    report: dict[str, object] = {**vars(options), "cores": usable_cores()}
     with TemporaryDirectory() as name:
         write_pictures(Path(name), options.files, options.size)
-        turns: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-        for _ in range(options.repeats):
-            for way in WAYS:
-                arguments = ["--way", way, "--folder", name, "--reward", options.reward]
-                done = subprocess.run(
-                    [sys.executable, __file__, *arguments], capture_output=True, text=True, check=True
-                )
-                turns[way].append(json.loads(done.stdout))
-    best = {way: min(of_way, key=lambda turn: turn["seconds"]) for way, of_way in turns.items()}
-    report = {
-        "files_per_second": {way: round(options.files / turn["seconds"], 1) for way, turn in best.items()},
-        "peak_megabytes": {way: round(turn["megabytes"], 1) for way, turn in best.items()},
-        "files": options.files,
-        "size": options.size,
-        "reward": options.reward,
-    }
+        files = sorted(Path(name).iterdir())
+        for reward in options.rewards:
+            load = os.getloadavg()[0]
+            report[reward] = measured(jpeg_ways() if reward == "jpeg" else clip_ways(), files, options.round)
+            report[f"load before and after {reward}"] = [round(one, 1) for one in (load, os.getloadavg()[0])]
     print(json.dumps(report, indent=2))
 
 
-def measured(way: str, folder: Path, reference: str) -> dict[str, float]:
-    """Score every file of `folder` in one way: seconds, and the peak of this process's memory beyond its start."""
-    from ddpo_rewards import get_reward, iter_scores, load_image
-    from ddpo_rewards.compute import map_ahead
-
-    reward = get_reward(reference)
-    paths = sorted(folder.iterdir())
-    reward(paths[:2])
-    before, start = peak_megabytes(), time.perf_counter()
-    match way:
-        case "read":
-            count = sum(1 for _ in map_ahead(load_image, paths, ahead=32))
-        case "iter_scores":
-            count = sum(result.error is None for result in iter_scores(paths, reward))
-        case "paths":
-            count = len(reward(paths).scores)
-        case _:
-            count = len(reward(list(map_ahead(load_image, paths, ahead=32))).scores)
-    assert count == len(paths)
-    return {"seconds": time.perf_counter() - start, "megabytes": peak_megabytes() - before}
+def measured(ways: Ways, files: Sequence[Path], size: int) -> dict[str, object]:
+    """Images per second of each way, and the share of the bare work: medians over the rounds, with quartiles."""
+    for way in ways.values():
+        way(files[:BATCH])  # what is built once
+    rounds = []
+    for number, start in enumerate(range(0, len(files), size)):
+        some, seconds = files[start : start + size], dict.fromkeys(ways, 0.0)
+        for name in sorted(ways, reverse=number % 2 == 1):
+            begun = time.perf_counter()
+            assert ways[name](some) == len(some)
+            seconds[name] = (time.perf_counter() - begun) / len(some)
+        rounds.append(seconds)
+    bare = [name for name in ways if name != "ours"]
+    shares = [sum(one[name] for name in bare) / one["ours"] for one in rounds]
+    rates = {name: round(1 / float(np.median([one[name] for one in rounds])), 1) for name in ways}
+    low, median, high = np.quantile(shares, [0.25, 0.5, 0.75]).round(3).tolist()
+    share = {"share of the bare work": median, "quartiles": [low, high], "rounds": len(rounds)}
+    return {"images per second": rates, **share}
 
 
-def peak_megabytes() -> float:
-    """The largest resident memory that this process has had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+def jpeg_ways() -> Ways:
+    """The JPEG reward, and Pillow alone."""
+    reward = get_reward("jpeg_compressibility")
+    threads = ThreadPoolExecutor(usable_cores())
+
+    def encode(path: Path) -> int:
+        with Image.open(path) as image, io.BytesIO() as buffer:
+            image.convert("RGB").save(buffer, "JPEG", quality=95)
+            return buffer.tell()
+
+    return {
+        "ours": lambda files: sum(result.error is None for result in iter_scores(files, reward)),
+        "Pillow": lambda files: sum(size > 0 for size in threads.map(encode, files)),
+    }
+
+
+def clip_ways() -> Ways:
+    """A small CLIP's aesthetic score, and Pillow and the tower alone."""
+    import open_clip
+    import torch
+
+    from ddpo_rewards.builtin.aesthetic import AestheticScore, AffineHead
+    from ddpo_rewards.compute import BatchSize
+    from ddpo_rewards.models.clip import Tower, resize_and_crop
+    from ddpo_rewards.reward import adapt
+
+    text = {"context_length": 77, "vocab_size": 512, "width": 64, "heads": 2, "layers": 1}
+    vision = {"image_size": 224, "patch_size": 32, "width": 256, "layers": 6}
+    model = open_clip.CLIP(embed_dim=64, vision_cfg=vision, text_cfg=text, quick_gelu=True)
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    fit = partial(resize_and_crop, size=224)
+    cpu, float32 = torch.device("cpu"), torch.float32
+    tower = Tower(model.eval().requires_grad_(False), None, bool, 224, mean, std, cpu, float32, fit)
+    score = AestheticScore(tower, AffineHead(torch.randn(64), torch.tensor(5.0)), BatchSize(BATCH))
+    reward = Reward(RewardSpec(name="aesthetic", factory="-:-", takes="arrays"), adapt(score, "aesthetic"))
+    threads = ThreadPoolExecutor(usable_cores())
+    ready = torch.randn(BATCH, 3, 224, 224)
+
+    def read(path: Path) -> int:
+        with Image.open(path) as image:
+            small = image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+            return np.asarray(small).size
+
+    def embed(files: Sequence[Path]) -> int:
+        with torch.inference_mode():
+            return sum(
+                len(tower.model.encode_image(ready[: len(files) - start])) for start in range(0, len(files), BATCH)
+            )
+
+    return {
+        "ours": lambda files: sum(result.error is None for result in iter_scores(files, reward)),
+        "Pillow": lambda files: sum(size > 0 for size in threads.map(read, files)),
+        "tower": embed,
+    }
 
 
 def write_pictures(folder: Path, count: int, size: int) -> None:
-    """Many different JPEG files with both smooth and busy parts."""
-    import numpy as np
-    from PIL import Image
-
+    """JPEG files with both smooth and busy parts."""
     rows, columns = np.mgrid[0:size, 0:size] / size
     gradient = np.stack([rows, columns, rows * columns], axis=-1)
     noise = np.random.default_rng(0).random((size, size, 3)) * (columns > 0.7)[..., None]
     picture = np.asarray((255 * (0.7 * gradient + 0.3 * noise)).astype(np.uint8))
+    encoded = []
+    for index in range(min(count, DIFFERENT)):
+        buffer = io.BytesIO()
+        Image.fromarray(np.roll(picture, 7 * index, axis=0)).save(buffer, "JPEG", quality=90)
+        encoded.append(buffer.getvalue())
     for index in range(count):
-        Image.fromarray(np.roll(picture, 7 * index, axis=0)).save(folder / f"{index:06d}.jpg", quality=90)
+        (folder / f"{index:06d}.jpg").write_bytes(encoded[index % len(encoded)])
 
 
 if __name__ == "__main__":
