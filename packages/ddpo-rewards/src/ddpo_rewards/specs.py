@@ -26,6 +26,7 @@ class Weight:
     sha256: str | None = None
     size: int | None = None  # bytes
     replaced_by: tuple[str, ...] = ()  # options of the reward that put other weights in the place of these
+    embedded: str = ""  # what `model=builtin:emoji` puts there: a folder or file of this package
     licence: str = "unknown"
 
     @property

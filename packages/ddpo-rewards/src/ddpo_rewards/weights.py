@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from ddpo_rewards.compute import map_in_threads
 from ddpo_rewards.errors import RewardError
 from ddpo_rewards.specs import Weight
 
+EMBEDDED = "builtin:emoji"
+"""The model that ships with this package: trained on emoji scenes alone, so it knows no other pictures."""
+_PACKAGE = Path(str(files("ddpo_rewards")))
 _HUB = "hf://"
 _TRUE = {"1", "on", "yes", "true"}
 _SAFE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
@@ -59,20 +63,41 @@ def find_model(model: str, revision: str | None = None, *, published: Weight | N
     """The local folder of a model: the one given, or a hub repository's snapshot, downloaded and pinned.
 
     Args:
-        model: a folder, or the id of a repository on the hub.
+        model: a folder, the id of a repository on the hub, or `builtin:emoji`, which is part of this package.
         revision: commit of the repository; recorded at the first download otherwise.
         published: what is known of one repository; its pins hold where that one is asked for.
 
     Raises:
         RewardError: a folder that does not exist, or weights that cannot be had.
     """
+    if model == EMBEDDED:
+        if published is None or not published.embedded:
+            raise RewardError(f"{model} has no model for this; it looks and answers (llava_bertscore, llava_vqa)")
+        return embedded_path(published)
     if Path(model).is_dir():
         return Path(model)
-    if model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise RewardError(f"model {model!r} is neither a folder nor a hub id OWNER/NAME")
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or ":" in model:
+        raise RewardError(f"model {model!r} is neither a folder nor a hub id OWNER/NAME nor {EMBEDDED}")
     if published is not None and published.source == f"hf://{model}" and revision in (None, published.revision):
         return fetch(published)
     return fetch(Weight(source=f"hf://{model}", revision=revision))
+
+
+def embedded_path(weight: Weight) -> Path:
+    """Where in this package lies what `model=builtin:emoji` takes in the place of these weights.
+
+    Raises:
+        RewardError: it is not there.
+
+    Example:
+        >>> from ddpo_rewards.models import TEXT_ENCODER
+        >>> (embedded_path(TEXT_ENCODER) / "config.json").exists()
+        True
+    """
+    path = _PACKAGE / weight.embedded
+    if not path.exists():
+        raise RewardError(f"this installation of ddpo-rewards lacks {path}; scripts/emoji/build_rewards.py builds it")
+    return path
 
 
 def find_cached(weight: Weight) -> Path | None:

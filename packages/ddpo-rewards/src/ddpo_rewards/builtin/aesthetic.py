@@ -1,15 +1,15 @@
 """`aesthetic`: the LAION predictor, one affine map of the CLIP ViT-L/14 embedding."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddpo_rewards.compute import BatchSize, Device, DType
 from ddpo_rewards.errors import RewardError
-from ddpo_rewards.models import CLIP_TOWER
+from ddpo_rewards.models import CLIP_TOWER, LLAVA
 from ddpo_rewards.specs import ReferenceScore, RewardSpec, Weight
-from ddpo_rewards.weights import fetch
+from ddpo_rewards.weights import EMBEDDED, embedded_path, fetch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,7 @@ HEAD = Weight(
     size=3_714_759,
     licence="Apache-2.0",
     replaced_by=("head",),
+    embedded="emoji/aesthetic.safetensors",
 )
 ASTRONAUT = ReferenceScore(
     image="https://github.com/shunk031/simple-aesthetics-predictor/raw/main/assets/"
@@ -46,7 +47,7 @@ SPEC = RewardSpec(
     range=(-12.76, 23.23),  # 5.2366 -/+ 17.9956: an affine map of a unit vector
     licence="Apache-2.0",
     source="https://github.com/christophschuhmann/improved-aesthetic-predictor",
-    weights=(HEAD, CLIP_TOWER),
+    weights=(HEAD, replace(CLIP_TOWER, embedded=LLAVA.embedded)),
     reference_scores=(ASTRONAUT,),
 )
 _LAYERS = (0, 2, 4, 6, 7)  # the linear layers of the published head; between them is dropout, and no activation
@@ -116,6 +117,7 @@ def aesthetic(
     batch_size: int | None = None,
     head: Path | None = None,
     tower: Path | None = None,
+    model: str | None = None,
 ) -> AestheticScore:
     """LAION's aesthetic predictor (sac+logos+ava1-l14-linearMSE): `score = head(e / ||e||)`, e the CLIP embedding.
 
@@ -127,17 +129,27 @@ def aesthetic(
         batch_size: images at once; halved when memory runs out.
         head: a local copy of the published head (.pth or .safetensors).
         tower: a local copy of the CLIP ViT-L/14 checkpoint of OpenAI.
+        model: `builtin:emoji` for a stand-in that needs no download, where the published one cannot be had: a head of
+            the same shape on the embedded LLaVA's tower. No person rated for it: it was fitted to a formula of
+            colourfulness, contrast and centredness on emoji scenes, `scripts/emoji/aesthetic.py`.
 
     Raises:
-        RewardError: weights that cannot be had, or that are not these.
+        RewardError: weights that cannot be had, or that are not these; another model, or files beside one.
 
     Source: christophschuhmann/improved-aesthetic-predictor simple_inference.py; ddpo-pytorch aesthetic_scorer.py,
     whose input is divided by 255 twice where it is a float in [0, 1]; here it is not.
     """
     from ddpo_rewards.models import clip
+    from ddpo_rewards.models.encoders import load_encoder
 
-    loaded = load_head(head or fetch(HEAD))
-    shared = clip.load_vit_l_14(tower, device=device, dtype=dtype)
+    if model is None:
+        loaded = load_head(head or fetch(HEAD))
+        shared = clip.load_vit_l_14(tower, device=device, dtype=dtype)
+    elif model == EMBEDDED and not (head or tower):
+        loaded = load_head(embedded_path(HEAD))
+        shared = load_encoder(model, kind="llava", published=LLAVA, device=device, dtype=dtype)
+    else:
+        raise RewardError(f"model={model!r}; want {EMBEDDED} and neither head nor tower, or these two and no model")
     return AestheticScore(shared, loaded, clip.batch_size_of(shared, batch_size))
 
 

@@ -12,6 +12,7 @@ from ddpo_rewards.compute import Device, DType
 from ddpo_rewards.errors import RewardError
 from ddpo_rewards.models import CAPTIONER, LLAVA, TEXT_ENCODER
 from ddpo_rewards.specs import RewardSpec
+from ddpo_rewards.weights import EMBEDDED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +85,7 @@ def caption_bertscore(
     endpoint: str | None = None,
     question: str = QUESTION,
     reference: str = REFERENCE,
-    encoder: str = ENCODER,
+    encoder: str | None = None,
     encoder_revision: str | None = None,
     encoder_layer: int | None = None,
     device: Device = None,
@@ -102,12 +103,14 @@ def caption_bertscore(
     is `(recall - floor) / (1 - floor)`. An empty caption scores 0 and is flagged in `info["empty"]`.
 
     Args:
-        model: hub id or folder of an image-text model; with `endpoint`, the name the server knows it by.
+        model: hub id or folder of an image-text model, or `builtin:emoji`, a LLaVA of 4 million parameters that knows
+            emoji scenes and needs no download; with `endpoint`, the name the server knows it by.
         revision: commit of the model; the published one's is known, another's is recorded at the first download.
         endpoint: an OpenAI-compatible server, such as `http://localhost:8000/v1`, instead of a local model.
         question: what the model is asked.
         reference: the sentence to find in the caption; `{prompt}` is the prompt.
-        encoder: hub id or folder of the text encoder of BERTScore.
+        encoder: hub id or folder of the text encoder of BERTScore; DeBERTa-xlarge-MNLI where none is given, and with
+            `model=builtin:emoji` the one that belongs to it.
         encoder_revision: commit of the encoder; recorded at the first download otherwise.
         encoder_layer: whose hidden states are compared; by bert-score's table where it knows the encoder.
         device: a GPU where there is one.
@@ -131,11 +134,12 @@ def caption_bertscore(
 
     if _FIELD not in reference:
         raise RewardError(f"reference={reference!r} has no {_FIELD}, so every prompt would score alike")
+    compared = encoder or (EMBEDDED if model == EMBEDDED else ENCODER)
     scorer = load_bert_scorer(
-        encoder, revision=encoder_revision, layer=encoder_layer, device=device, batch_size=batch_size
+        compared, revision=encoder_revision, layer=encoder_layer, device=device, batch_size=batch_size
     )
     return BertScoreOfCaption(
-        captioner or captioner_of(options), scorer, question, reference, recall_baseline(encoder, encoder_layer)
+        captioner or captioner_of(options), scorer, question, reference, recall_baseline(compared, encoder_layer)
     )
 
 

@@ -45,6 +45,17 @@ CAPTIONER = Weight(
     revision="89644892e4d85e24eaac8bacfd4f463576704203",
     licence="Apache-2.0",
     replaced_by=("endpoint", "model"),
+    embedded="emoji/llava",
 )
-LLAVA = Weight(source="hf://llava-hf/llava-1.5-7b-hf", licence="Llama-2", replaced_by=("endpoint", "model"))
-TEXT_ENCODER = Weight(source="hf://microsoft/deberta-xlarge-mnli", licence="MIT", replaced_by=("encoder",))
+LLAVA = Weight(
+    source="hf://llava-hf/llava-1.5-7b-hf",
+    licence="Llama-2",
+    replaced_by=("endpoint", "model"),
+    embedded="emoji/llava",
+)
+TEXT_ENCODER = Weight(
+    source="hf://microsoft/deberta-xlarge-mnli",
+    licence="MIT",
+    replaced_by=("encoder",),
+    embedded="emoji/text_encoder",
+)

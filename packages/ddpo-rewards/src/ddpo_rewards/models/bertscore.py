@@ -17,10 +17,12 @@ from jaxtyping import Float
 from ddpo_rewards.compute import Device, choose_device
 from ddpo_rewards.errors import RewardError
 from ddpo_rewards.models import TEXT_ENCODER
-from ddpo_rewards.weights import find_model
+from ddpo_rewards.weights import EMBEDDED, find_model
 
 # Who owns today what the hub, and bert-score's tables, once knew by the bare name.
 _FIRST_OWNERS = ("albert", "distilbert", "FacebookAI", "google-bert", "google-t5", "openai-community", "xlnet")
+# Of the embedded encoder, which has two layers: the last one, and the mean recall of unrelated captions there.
+_EMBEDDED_LAYER, _EMBEDDED_FLOOR = 2, 0.2
 _MAX_TOKENS = 512
 _NO_LIMIT = 10**6  # transformers says 10**30 where a tokenizer states no limit
 
@@ -49,7 +51,7 @@ def load_bert_scorer(
     No idf weights and no rescaling, as in DDPO's server.
 
     Args:
-        encoder: hub id or local folder.
+        encoder: hub id, local folder, or `builtin:emoji`.
         revision: commit of the hub repository; recorded at the first download otherwise.
         layer: whose hidden states are compared; by bert-score's own table where it knows the encoder.
         device: a GPU where there is one.
@@ -83,6 +85,8 @@ def recall_baseline(encoder: str, layer: int | None = None) -> float | None:
         >>> round(recall_baseline("microsoft/deberta-xlarge-mnli"), 4)
         0.517
     """
+    if encoder == EMBEDDED:
+        return _EMBEDDED_FLOOR if layer in (None, _EMBEDDED_LAYER) else None
     import bert_score
 
     table = Path(bert_score.__file__).parent / "rescale_baseline" / "en" / f"{_name_in_tables(encoder)}.tsv"
@@ -104,6 +108,8 @@ def usual_layer(encoder: str) -> int:
         >>> usual_layer("microsoft/deberta-xlarge-mnli")
         40
     """
+    if encoder == EMBEDDED:
+        return _EMBEDDED_LAYER
     from bert_score.utils import model2layers
 
     name = _name_in_tables(encoder)

@@ -15,11 +15,11 @@ from ddpo_rewards.compute import BatchSize, Device, DType, choose_device, choose
 from ddpo_rewards.errors import RewardError
 from ddpo_rewards.models import CAPTIONER, LLAVA
 from ddpo_rewards.models.endpoint import endpoint_captioner, endpoint_probabilities
-from ddpo_rewards.weights import find_model
+from ddpo_rewards.weights import EMBEDDED, find_model
 
 Captioner: TypeAlias = Callable[[Sequence[np.ndarray], Sequence[str]], list[str]]
 Judge: TypeAlias = Callable[[Sequence[np.ndarray], Sequence[str]], np.ndarray]  # [batch, answers], in [0, 1]
-_PUBLISHED = {weight.source.removeprefix("hf://"): weight for weight in (CAPTIONER, LLAVA)}
+_PUBLISHED = {weight.source.removeprefix("hf://"): weight for weight in (CAPTIONER, LLAVA)} | {EMBEDDED: LLAVA}
 
 
 def captioner_of(options: Mapping[str, Any]) -> Captioner:

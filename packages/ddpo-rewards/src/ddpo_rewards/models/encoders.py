@@ -20,7 +20,7 @@ from ddpo_rewards.models.clip import Tower
 from ddpo_rewards.specs import Weight
 from ddpo_rewards.weights import find_model
 
-_SIGLIP = "siglip"
+_SIGLIP, _LLAVA = "siglip", "llava"
 
 
 def load_encoder(
@@ -34,9 +34,11 @@ def load_encoder(
 ) -> Tower:
     """Load a model of transformers that embeds images, and texts where it is a `clip` or a `siglip`.
 
+    Of a `llava` it is the vision tower, by its pooled state.
+
     Args:
         model: hub id or folder.
-        kind: what it has to be, by transformers' own word: `clip`, `siglip` or `dinov2`.
+        kind: what it has to be, by transformers' own word: `clip`, `siglip`, `dinov2` or `llava`.
         published: what is known of the weights that the caller asks for by default.
         revision: commit of the hub repository.
         device: a GPU where there is one.
@@ -141,14 +143,16 @@ class _Tokenize:
 
 
 def _load(folder: str, kind: str, dtype: Any) -> tuple[nn.Module, Any, Any]:
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoTokenizer
 
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         found = AutoConfig.from_pretrained(folder, **local).model_type
         if found != kind:
             raise RewardError(f"{folder} is a model of the kind {found!r}; want {kind!r}")
-        network = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, **local)
+        whole = AutoModelForImageTextToText if kind == _LLAVA else AutoModel
+        network = whole.from_pretrained(folder, dtype=dtype, use_safetensors=True, **local)
+        network = network.model.vision_tower if kind == _LLAVA else network
         processor = AutoImageProcessor.from_pretrained(folder, **local)
         tokenizer = AutoTokenizer.from_pretrained(folder, **local) if hasattr(network, "get_text_features") else None
     except RewardError:

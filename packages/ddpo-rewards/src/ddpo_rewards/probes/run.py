@@ -35,7 +35,7 @@ from ddpo_rewards.references import import_attribute, parse_reference, typed_opt
 from ddpo_rewards.registry import Registry, load_registry
 from ddpo_rewards.reward import Metadata, Reward, check_companions
 from ddpo_rewards.specs import ProbeSpec, Weight
-from ddpo_rewards.weights import read_records, record_key, tree_sha256
+from ddpo_rewards.weights import EMBEDDED, embedded_path, read_records, record_key, tree_sha256
 
 SUITES = ("typo", "stress")
 LEAST_PICTURES = 8
@@ -248,6 +248,8 @@ def _version(distribution: str) -> str | None:
 def _used(weight: Weight, options: Mapping[str, Any]) -> Weight:
     """These weights, or what an option put in their place: a file, a folder, a repository of the hub, a server."""
     given = [option for option in weight.replaced_by if options.get(option) is not None]
+    if weight.embedded and options.get(given[0] if given else "model") == EMBEDDED:
+        return Weight(source=EMBEDDED, filename=weight.embedded, sha256=tree_sha256(embedded_path(weight)))
     if not given or weight.source == f"hf://{options[given[0]]}":
         return weight
     place = str(options[given[0]])
