@@ -4,7 +4,9 @@
 
 32 samples: a forward, a forward and backward, and decoding, in float32 and bfloat16; with a LoRA of rank 8 beside the
 weights (as ddpo computes it), added to the weights once per call, and without one; with PyTorch's fused attention and
-as two products. Ways are timed in turn, so that a busy machine disturbs all alike; prints medians as a table.
+as two products; without a LoRA also with queries, keys and values of self-attention in one product, and guidance (twice
+the rows) in one call or in two. Ways are timed in turn, so that a busy machine disturbs all alike; prints medians as a
+table. Memory is asked for in huge pages with `THP_MEM_ALLOC_ENABLE=1` before the command.
 """
 
 import argparse
@@ -46,7 +48,7 @@ def _ways() -> Iterator[tuple[str, Work]]:
     for dtype, attention in ((torch.float32, "fused"), (torch.bfloat16, "fused"), (torch.bfloat16, "products")):
         pipeline = load_pipeline("builtin:emoji")
         policy = stable_diffusion_policy(pipeline, guidance_scale=1.0, lora_rank=RANK, device="cpu", dtype=dtype)
-        bare = load_pipeline("builtin:emoji").unet.to(dtype, memory_format=torch.channels_last).requires_grad_(False)
+        bare = _frozen(dtype)
         for unet in (pipeline.unet, bare):
             if attention == "fused":
                 unet.set_attn_processor(AttnProcessor2_0())
@@ -62,8 +64,25 @@ def _ways() -> Iterator[tuple[str, Work]]:
             yield f"{told}, {name}: forward", partial(_forward, call)
             yield f"{told}, {name}: forward and backward", partial(_gradient, call, leaves)
         yield f"{told}, no LoRA: forward", partial(_forward, partial(_call, bare, dict, dtype, arguments))
+        yield from _of_guidance(bare, dtype, arguments, told)
         if attention == "fused":
+            joined = _frozen(dtype)
+            joined.fuse_qkv_projections()
+            yield f"{told}, no LoRA, joined: forward", partial(_forward, partial(_call, joined, dict, dtype, arguments))
             yield f"{str(dtype).removeprefix('torch.')}: decoding", partial(_forward, partial(policy.decode, latents))
+
+
+def _frozen(dtype: torch.dtype) -> Any:
+    unet: Any = load_pipeline("builtin:emoji").unet.requires_grad_(False)
+    # Not unet.to: diffusers' own warns about dtypes even where it has no reason to.
+    return torch.nn.Module.to(unet, dtype=dtype, memory_format=torch.channels_last)
+
+
+def _of_guidance(unet: Any, dtype: torch.dtype, arguments: tuple[Tensor, ...], told: str) -> Iterator[tuple[str, Work]]:
+    both = tuple(torch.cat([argument, argument]) for argument in arguments)
+    yield f"{told}, no LoRA, guidance in one call", partial(_forward, partial(_call, unet, dict, dtype, both))
+    half = partial(_forward, partial(_call, unet, dict, dtype, arguments))
+    yield f"{told}, no LoRA, guidance in two", lambda: torch.cat([half(), half()])
 
 
 def _call(

@@ -185,8 +185,10 @@ def resize_and_pad(image: UInt8[np.ndarray, "height width 3"], *, size: int) -> 
 
 def normalise(tower: Tower, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
     """From [0, 1] to the tower's units, `(x - mean) / std` per channel."""
-    mean = torch.tensor(tower.mean, device=images.device).view(3, 1, 1)
-    std = torch.tensor(tower.std, device=images.device).view(3, 1, 1)
+    # Not made on the device: that would wait for all that it is doing.
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1).to(images.device, non_blocking=True) for values in (tower.mean, tower.std)
+    )
     return (images - mean) / std
 
 
