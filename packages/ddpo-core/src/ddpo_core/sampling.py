@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from itertools import accumulate
 from operator import itemgetter
 from typing import NamedTuple, TypeVar, cast
@@ -98,7 +98,7 @@ def roll_out(
     device = next(iter(params.values())).device
     threads = int(device.type != "cpu") if reward_workers is None else reward_workers
     main = torch.cuda.current_stream(device) if device.type == "cuda" else None
-    stream = torch.cuda.Stream(device) if main and threads else None  # type: ignore[no-untyped-call]
+    stream = _second_stream(device) if main and threads else None
     places = [range(start, min(start + batch_size, len(seeds))) for start in range(0, len(seeds), batch_size)]
     drawing = [partial(policy.noise, seeds[part.start : part.stop], num_steps) for part in places]
     trajectories, scoring, seconds, start = None, [], 0.0, time.perf_counter()
@@ -399,8 +399,9 @@ def _denoise(policy: Policy, params: Params, trajectories: Trajectories, samples
             params, entering, take_rows(trajectories.timesteps, index.expand(len(noise))), conditioning
         )
         leaving = torch.empty_like(entering).copy_(transition.mean + transition.std * noise[:, step + 1])
+        if step == kept.start:
+            latents[:, 0] = entering
         if step in kept:
-            latents[:, step - kept.start] = entering
             latents[:, step - kept.start + 1] = leaving
             log_probs[:, step] = transition_log_prob(transition, leaving)
         entering = leaving
@@ -422,6 +423,12 @@ def _ahead(works: Iterable[Callable[[], Result]], submit: Submit, *, count: int)
         if len(begun) > count:
             yield begun.popleft()()
     yield from (result() for result in begun)
+
+
+@cache
+def _second_stream(device: torch.device) -> torch.cuda.Stream:
+    """Give a GPU's one stream for decoding: what is freed on a stream is taken again on that stream alone."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
