@@ -122,7 +122,7 @@ def evaluate(
         if place.exists() and not place.is_dir():
             raise CLIError(f"--output {str(place)!r} is a file; want a folder")
         with loading(f"Loading {checkpoint}"):
-            policy = make_policy(config)
+            policy = make_policy(config.model_copy(update={"compile": "off"}))  # it takes longer than it saves
             finetuned = model_params(config, load_checkpoint(checkpoint, policy, make_optimizer(config)))
             finetuned = finetuned if lora_scale is None else scale_lora(finetuned, lora_scale)
         with _progress(2 * sum(len(chosen.prompts) for chosen in sets.values())) as told:

@@ -153,7 +153,8 @@ def _load(config: "RunConfig", checkpoint: Path | None) -> "tuple[Policy, Params
     from ddpo_core import load_checkpoint
     from ddpo_core.runs.parts import make_optimizer, make_policy, model_params
 
-    policy = make_policy(config)
+    # For some pictures, compiling takes longer than it saves.
+    policy = make_policy(config.model_copy(update={"compile": "off"}))
     if checkpoint is None:
         return policy, policy.params
     return policy, model_params(config, load_checkpoint(checkpoint, policy, make_optimizer(config)))
