@@ -87,7 +87,8 @@ def _matrix_peak(device: torch.device, size: int) -> float:
 
 def _flops(small: bool, device: torch.device, pixels: int) -> float:
     """Count the operations of the bare UNet for one row, a forward pass."""
-    unet = random_pipeline(SMALL_UNET if small else None, pixels=pixels).unet.to(device, torch.bfloat16)
+    unet: Any = random_pipeline(SMALL_UNET if small else None, pixels=pixels).unet
+    torch.nn.Module.to(unet, device=device, dtype=torch.bfloat16)  # diffusers' own warns without a reason
     latents = torch.randn(1, 4, pixels // 8, pixels // 8, device=device, dtype=torch.bfloat16)
     conditioning = torch.randn(1, 77, 768, device=device, dtype=torch.bfloat16)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
