@@ -26,7 +26,7 @@ from pictures import Pictures, distort
 from questions import ACTIVITY_NAMES, NOUNS, Facts, draw_question, vocabulary
 from scenes import SIZE
 
-TOWER_RECIPE = Recipe(name="tower", num_steps=2_500, batch_size=64, learning_rate=1.2e-3, cooldown=0.15)
+TOWER_RECIPE = Recipe(name="tower", num_steps=1_200, batch_size=64, learning_rate=1.2e-3, cooldown=0.15)
 RECIPE = Recipe(name="llava", num_steps=2_500, batch_size=64, learning_rate=8e-4)
 _WIDTH, _HEADS, _PATCH = 192, 6, 16
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
