@@ -49,9 +49,11 @@ def _train(name: str, seed: int, folder: Path, place: Path, options: argparse.Na
     given = (name.removeprefix("trl-"), folder, place, seed, 60 * options.minutes, options.every, options.reward)
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
     print(f"{name}, seed {seed}: up to {options.minutes} minutes", file=sys.stderr, flush=True)
-    done = subprocess.run([python, script, *map(str, given)], env=environment, check=False)
+    with open(place / "log", "w", encoding="utf-8") as log:
+        command = [python, script, *map(str, given)]
+        done = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False)
     if done.returncode:
-        raise SystemExit(f"{name} failed")
+        raise SystemExit(f"{name} failed: see {log.name}")
     (place / "done").touch()
 
 

@@ -99,11 +99,21 @@ def model_folder(results: Path, shape: str) -> Path:
         shutil.copytree(pipeline_path(), folder)
         if shape != "embedded":
             _replace_networks(folder, shape)
+        _name_as_transformers_4(folder / "text_encoder" / "model.safetensors")
         # The name by which transformers 4 and 5 both read a tokenizer.json.
         index = folder / "model_index.json"
         text = index.read_text(encoding="utf-8")
         index.write_text(text.replace('"CLIPTokenizer"', '"CLIPTokenizerFast"'), encoding="utf-8")
     return folder
+
+
+def _name_as_transformers_4(file: Path) -> None:
+    """Give the weights of a text encoder the names that both versions read; without, TRL's would be left at random."""
+    from safetensors.torch import load_file, save_file
+
+    prefix = "text_model."
+    weights = {name if name.startswith(prefix) else prefix + name: value for name, value in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
 
 
 def _replace_networks(folder: Path, shape: str) -> None:
