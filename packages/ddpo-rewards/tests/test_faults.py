@@ -120,7 +120,7 @@ def network(monkeypatch, caplog, capfd):
 
 
 def met_all(faults):
-    assert faults.requests >= REQUESTS * SHARE / (SHARE - 1) - SHARE
+    assert faults.requests >= REQUESTS + sum(faults.met.values()) - faults.met["slow"]  # each but that asked again
     assert min(faults.met.values()) >= REQUESTS // SHARE // len(KINDS) >= 1
     assert faults.tokens == {f"Bearer {TOKEN}".encode()}
     print(f"\n{faults.requests} requests, of which {sum(faults.met.values())} met a fault: {faults.met}")

@@ -1,11 +1,13 @@
 """Scoring on a local Ray gives what scoring in one process gives, also where a worker dies."""
 
+import gc
 import io
 import json
 import logging
 import socket
 import sys
 import tarfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -85,19 +87,22 @@ def here(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ray(here):
     """A Ray of two cores, whose workers find what lies in `here`."""
-    ray = pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch, _environment(_LOCAL):
+        ray = pytest.importorskip("ray")  # which looks at the environment when it is imported
         patch.chdir(here)
         patch.syspath_prepend(str(here))
         options = {"include_dashboard": False, "logging_level": logging.ERROR, "log_to_driver": False}
-        for tries in (2, 1, 0):
+        for attempts_left in (2, 1, 0):
             try:
                 ray.init("local", num_cpus=2, **options)
-                break
             except Exception as error:  # it gives a node 30 s to start, which is little on a busy machine
-                ray.shutdown()
-                if "timed out during startup" not in str(error) or not tries:
+                if "timed out during startup" not in str(error) or not attempts_left:
                     raise
+            if ray.is_initialized():
+                break
+            with warnings.catch_warnings(action="ignore"):  # of processes that it lets go, still running
+                ray.shutdown()
+                gc.collect()
         yield ray
         ray.shutdown()
 
