@@ -96,17 +96,29 @@ def _summary(results: Sequence[Result]) -> str:
     gamed = [result for result in results if result.fallen]
     healthy = [result for result in results if not result.fallen]
     leads = [result.fallen - result.flagged for result in gamed if result.fallen and result.flagged]
-    early, same = sum(lead > 0 for lead in leads), sum(lead == 0 for lead in leads)
-    spoken = sum(result.fallen > result.warned for result in gamed if result.fallen and result.warned)
+    spoken = [result for result in gamed if result.fallen and result.warned and result.fallen > result.warned]
     ends = [max(result.accuracy) - result.chosen for result in gamed if result.chosen is not None]
-    return (
-        f"Gamed: {len(gamed)}. Called hacked before the judge had fallen: {early}; in that epoch: {same}; at all: "
-        f"{len(leads)}. Median lead: {median(leads or [0]):g} epochs. Warned or called hacked before: {spoken}.\n"
-        f"Healthy: {len(healthy)}. Called hacked: {sum(result.flagged is not None for result in healthy)}; warned: "
-        f"{sum(result.warned is not None for result in healthy)}.\n"
-        f"Stopped or rolled back: {sum(end <= NEAR for end in ends)} of {len(ends)} within 5 points of the peak, "
-        f"{100 * fmean(ends or [0.0]):.1f} points below it on average."
+    rows = (
+        ("gamed: called hacked at all", len(leads), len(gamed)),
+        ("gamed: called hacked before the judge had fallen", sum(lead > 0 for lead in leads), len(gamed)),
+        ("gamed: in that epoch or before", sum(lead >= 0 for lead in leads), len(gamed)),
+        ("gamed: warned or called hacked before", len(spoken), len(gamed)),
+        ("healthy: called hacked", sum(result.flagged is not None for result in healthy), len(healthy)),
+        ("healthy: warned", sum(result.warned is not None for result in healthy), len(healthy)),
+        ("stopped: within 5 points of the peak", sum(end <= NEAR for end in ends), len(ends)),
     )
+    lines = ["| | of | share | 95 % interval |", "|---|---|---|---|"]
+    lines += [f"| {name} | {count} of {total} | {_interval(count, total)} |" for name, count, total in rows if total]
+    below = 100 * fmean(ends or [0.0])
+    return "\n".join([*lines, "", f"Median lead {median(leads or [0]):g} epochs; stopped {below:.1f} points below."])
+
+
+def _interval(count: int, total: int) -> str:
+    """The share and its interval (Wilson), as two cells."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(count, total).proportion_ci(method="wilson")
+    return f"{count / total:.0%} | {low:.0%} to {high:.0%}"
 
 
 def _draw(results: Sequence[Result], file: Path) -> None:

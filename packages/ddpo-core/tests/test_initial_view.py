@@ -9,13 +9,13 @@ import torch
 
 from ddpo_core import DDPOError, FitConfig, adamw, ddpo_is, fit, init, observe, sample_trajectories, toy
 from ddpo_core.gaming.measures import initial_kl, initial_view
-from ddpo_core.gaming.monitors import initial_view_monitor
+from ddpo_core.gaming.monitors import _mean_of_lower_half, initial_view_monitor
 from ddpo_core.random import gaussian_noise
 
 POLICY = toy.policy()
 
 
-def test_evidence_and_familiarity_are_those_of_the_two_errors():
+def test_margin_and_familiarity_are_those_of_the_two_errors():
     point, middle = torch.tensor([[-1.0, 0.5]]), POLICY.num_train_timesteps // 2
     noise = gaussian_noise([7], (2,))
     told, mistold = (
@@ -23,7 +23,7 @@ def test_evidence_and_familiarity_are_those_of_the_two_errors():
         for prompt in ("left", "right")
     )
     seen = initial_view(POLICY, point, ["left"], ["right"], seeds=[7])
-    assert seen.evidence.item() == pytest.approx((mistold - told) / (mistold + told))
+    assert seen.margin.item() == pytest.approx(mistold - told)
     assert seen.familiarity.item() == pytest.approx(-math.log(told))
 
 
@@ -32,15 +32,15 @@ def test_samples_of_the_policy_show_their_prompt_and_swapped_ones_deny_it():
     drawn = sample_trajectories(POLICY, POLICY.params, prompts, num_steps=10, seeds=range(32)).latents[:, -1]
     right = initial_view(POLICY, drawn, prompts, others, seeds=range(32))
     wrong = initial_view(POLICY, drawn, others, prompts, seeds=range(32))
-    assert right.evidence.mean() > 0.3
-    assert torch.allclose(right.evidence, -wrong.evidence)
+    assert right.margin.mean() > 0.3
+    assert torch.allclose(right.margin, -wrong.margin)
     assert right.familiarity.mean() > wrong.familiarity.mean()
 
 
-def test_half_way_between_the_prompts_there_is_no_evidence():
+def test_half_way_between_the_prompts_there_is_no_margin():
     # (0, 1) is as far from (-1, 0) as from (1, 0); over noise and its mirror image the errors are equal.
     seen = initial_view(POLICY, torch.tensor([[0.0, 1.0]] * 400), ["left"] * 400, ["right"] * 400, seeds=range(400))
-    assert abs(seen.evidence.mean()) < 0.1
+    assert abs(seen.margin.mean()) < 0.1
     at_home = initial_view(POLICY, torch.tensor([[-1.0, 0.0]] * 400), ["left"] * 400, ["right"] * 400, seeds=range(400))
     assert seen.familiarity.mean() < at_home.familiarity.mean()
 
@@ -79,11 +79,19 @@ def test_the_monitor_gives_means_with_their_errors_whatever_the_batch_size():
     state, info = next(epochs(toy.reward))
     seen = observe(state, info, monitors=[], held_out=initial_view_monitor(POLICY, num_samples=10, batch_size=10))
     others = [{"left": "right", "right": "left"}[prompt] for prompt in info.prompts]
-    exact = initial_view(POLICY, info.latents[:10], info.prompts[:10], others[:10], seeds=range(10)).evidence.double()
-    assert seen.held_out["prompt_evidence"] == pytest.approx(exact.mean().item())
-    assert seen.errors["prompt_evidence"] == pytest.approx(exact.std().item() / math.sqrt(10))
+    exact = initial_view(POLICY, info.latents[:10], info.prompts[:10], others[:10], seeds=range(10))
+    assert seen.held_out["familiarity"] == pytest.approx(exact.familiarity.double().mean().item())
+    assert seen.errors["familiarity"] == pytest.approx(exact.familiarity.double().std().item() / math.sqrt(10))
+    assert seen.held_out["prompt_evidence"] == pytest.approx(exact.margin.sort().values[:5].mean().item())
     parts = observe(state, info, monitors=[], held_out=initial_view_monitor(POLICY, num_samples=10, batch_size=3))
     assert parts.held_out == pytest.approx(seen.held_out, rel=1e-5)
+
+
+def test_the_error_of_the_evidence_is_what_it_varies_by():
+    margins = torch.randn(2_000, 32, generator=torch.Generator().manual_seed(0)).square()
+    found = [_mean_of_lower_half(row) for row in margins]
+    values = torch.tensor([mean.value for mean in found], dtype=torch.float64)
+    assert values.std().item() == pytest.approx(sum(mean.error for mean in found) / len(found), rel=0.15)
 
 
 def test_with_one_prompt_alone_there_is_nothing_to_compare():

@@ -31,8 +31,6 @@ _BATCH_PIXELS, _PART_VALUES = 2**20, 2**16
 class InitialView(NamedTuple):
     """What the initial policy sees in samples."""
 
-    evidence: Float[Tensor, " batch"]
-    """For their prompts and against others: -1 to 1, and 0 for nothing."""
     familiarity: Float[Tensor, " batch"]
     """How well it knows such pictures: no unit, higher is more familiar."""
     margin: Float[Tensor, " batch"]
@@ -145,14 +143,12 @@ def initial_view(
 
     With `e(p)` its error of denoising a sample that is noised half-way (`num_train_timesteps / 2`) when told `p`:
 
-        evidence    = (e(other) - e(prompt)) / (e(other) + e(prompt))
         familiarity = -log e(prompt)
         margin      = e(other) - e(prompt)
 
     A diffusion model is a classifier of what it draws: it cleans a fox better when told "a fox" than "a bear". Where
     training has given up the pictures, the prompt makes no difference any more. Before that, samples become unlike
-    what it was trained on, and it cleans them worse whatever it is told. In a picture with little left in it, both
-    errors become small: the margin falls where their ratio does not.
+    what it was trained on, and it cleans them worse whatever it is told.
 
     Args:
         policy: Its initial `params` are asked, whatever the samples were drawn with.
@@ -167,11 +163,11 @@ def initial_view(
     Example:
         >>> from ddpo_core import toy
         >>> seen = initial_view(toy.policy(), torch.tensor([[-1.0, 0.0]]), ["left"], ["right"], seeds=[0])
-        >>> seen.evidence.item() > 0.5
+        >>> seen.margin.item() > 0.5
         True
 
     Source: Li et al. 2023 (Your Diffusion Model is Secretly a Zero-Shot Classifier), equation 6. Deviation: at one
-        time, and relative to the size of the errors.
+        time.
     """
     if policy.denoising_error is None:
         raise DDPOError("this policy has no denoising_error, which tells what it sees in a sample: want one")
@@ -183,7 +179,7 @@ def initial_view(
         policy.denoising_error(policy.params, clean, noise, time, policy.encode(texts)).clamp(min=1e-30).cpu()
         for texts in (prompts, others)
     )
-    return InitialView((mistold - told) / (mistold + told), -told.log(), mistold - told)
+    return InitialView(-told.log(), mistold - told)
 
 
 def initial_view_measure(policy: Policy, prompts: Sequence[str], *, batch_size: int = 8) -> Measure:

@@ -165,6 +165,10 @@ def kl_monitor(policy: Policy, prompts: Sequence[str], *, num_steps: int, seeds:
 def initial_view_monitor(policy: Policy, *, num_samples: int = 32, batch_size: int = 8) -> Monitor:
     """Measure the `initial_view` of the first samples of every epoch: held-out judges that every policy brings.
 
+    - `prompt_evidence`: the mean margin of the half of them with the lower margins. Which pictures are clear changes
+      in honest training too; where prompts are given up, it is these that show it.
+    - `familiarity`: its mean.
+
     Each sample is compared with the next other prompt of the epoch; nothing is measured where all have one prompt.
     """
     remembering = policy._replace(encode=encode_once(policy.encode))
@@ -183,9 +187,9 @@ def initial_view_monitor(policy: Policy, *, num_samples: int = 32, batch_size: i
             seeds, prompts = zip(*(drawn[place] for place in places), strict=True)
             others = [following[prompt] for prompt in prompts]
             view = initial_view(remembering, info.latents[places], prompts, others, seeds=seeds)
-            seen.append(torch.stack([view.evidence, view.familiarity], dim=1))
-        evidence, familiarity = processes.concatenate(torch.cat(seen)).unbind(1)
-        return {EVIDENCE: _mean(evidence), FAMILIARITY: _mean(familiarity)}
+            seen.append(torch.stack([view.margin, view.familiarity], dim=1))
+        margin, familiarity = processes.concatenate(torch.cat(seen)).unbind(1)
+        return {EVIDENCE: _mean_of_lower_half(margin), FAMILIARITY: _mean(familiarity)}
 
     return measure
 
@@ -252,3 +256,11 @@ def _number(value: float | Mean | None) -> float | None:
 def _mean(values: Tensor) -> Mean:
     exact = values.double()
     return Mean(exact.mean().item(), (exact.std() / len(exact) ** 0.5).item() if len(exact) > 1 else 0.0)
+
+
+def _mean_of_lower_half(values: Tensor) -> Mean:
+    """Of what is below the median m, `2 mean(min(v, m)) - m`: all values have a part in its error, not half of them."""
+    exact = values.double()
+    median = exact.quantile(0.5)
+    bounded = _mean(exact.minimum(median))
+    return Mean(2 * bounded.value - median.item(), 2 * bounded.error)
