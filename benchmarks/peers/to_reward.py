@@ -12,6 +12,7 @@ was reached and kept at the next look as well, and how many animals the judge re
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -69,22 +70,25 @@ def _look(name: str, place: Path, folder: Path, options: argparse.Namespace) -> 
 
 
 def _draw(name: str, lora: Path | None, folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    from ddpo_core import evaluate, load_policy, prompt_set
+    from ddpo_core import NonFiniteError, evaluate, load_policy, prompt_set
     from ddpo_core.emoji.judge import recognised_share
     from ddpo_core.runs.compare import fixed_prompts
 
     steps, guidance = TO_REWARD["ours" if name == "ours" else "trl"]
     prompts = fixed_prompts(prompt_set("simple_animals"), options.samples)
     policy = load_policy(str(folder), lora=lora, guidance_scale=guidance, device="cpu")
-    drawn = evaluate(
-        policy,
-        policy.params,
-        lambda images, texts, metadata: (jpeg_kilobytes(images, options.reward), {}),
-        prompts,
-        num_steps=steps,
-        seeds=range(FIRST_SEED, FIRST_SEED + options.samples),
-        batch_size=16,
-    )
+    try:
+        drawn = evaluate(
+            policy,
+            policy.params,
+            lambda images, texts, metadata: (jpeg_kilobytes(images, options.reward), {}),
+            prompts,
+            num_steps=steps,
+            seeds=range(FIRST_SEED, FIRST_SEED + options.samples),
+            batch_size=16,
+        )
+    except NonFiniteError:  # what was trained has become NaN
+        return {"reward": -math.inf, "recognised": 0.0}
     animals = [prompt.split(" ", 1)[1] for prompt in prompts.prompts]
     return {
         "reward": drawn.scores.double().mean().item(),
