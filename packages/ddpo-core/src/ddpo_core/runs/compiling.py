@@ -29,7 +29,7 @@ def settle_compile(config: RunConfig) -> tuple[RunConfig, tuple[str, ...]]:
 
     Example:
         >>> from ddpo_core.runs.defaults import run_config
-        >>> settle_compile(run_config({"device": "cpu"}))[0].compile
+        >>> settle_compile(run_config({"device": "cpu", "compile": "auto"}))[0].compile
         'off'
     """
     if config.compile != "auto":

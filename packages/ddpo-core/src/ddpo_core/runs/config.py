@@ -187,7 +187,7 @@ class RunConfig(BaseModel):
         False, description="compute activations again in backward: far less memory, a third more time"
     )
     compile: Literal["auto", "on", "off"] = Field(
-        "auto",
+        "off",
         description="compile the UNet, which takes a minute or more before it is faster: on, off, or auto, on a GPU "
         "where the run is long enough for it",
     )
