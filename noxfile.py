@@ -98,6 +98,15 @@ def compiled(session: nox.Session) -> None:
     session.run("pytest", "tests/test_compiled.py", env={**_environment(), **kept})
 
 
+@nox.session(default=False)
+def ray(session: nox.Session) -> None:
+    """Test scoring on a local Ray, a worker of which is killed: a minute on idle cores, and it wants them idle."""
+    # Earlier releases of Ray leave files open, which tests do not forgive.
+    _install(session, "ray[data]>=2.60", *_package_test_tools("ddpo-rewards"), *_editable("ddpo-rewards"))
+    session.chdir("packages/ddpo-rewards")
+    session.run("pytest", "tests/test_on_ray.py", env={**_environment(), "DDPO_TEST_RAY": "1"})
+
+
 @nox.session(default=False, python=["3.12", "3.13"])
 @nox.parametrize("package", PACKAGES)
 def python(session: nox.Session, package: str) -> None:

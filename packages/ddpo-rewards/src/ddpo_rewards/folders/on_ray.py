@@ -236,7 +236,8 @@ def _running() -> Iterator[Any]:
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
         except Exception as error:  # it raises all kinds, and Exception itself
             where = "be started" if local else f"be reached at RAY_ADDRESS={os.environ['RAY_ADDRESS']!r}"
-            raise RewardError(f"Ray cannot {where}: {str(error).splitlines()[0]}") from error
+            too_long = "; set RAY_TMPDIR to a shorter path, such as /tmp" if "AF_UNIX path" in str(error) else ""
+            raise RewardError(f"Ray cannot {where}: {str(error).splitlines()[0]}{too_long}") from error
     try:
         yield ray
     finally:
