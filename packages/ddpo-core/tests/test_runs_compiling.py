@@ -12,7 +12,7 @@ from ddpo_core.runs.compiling import compile_now, compiled_folder, keep_compiled
 from ddpo_core.runs.defaults import run_config
 
 FIT = {"num_steps": 50, "samples_per_epoch": 256, "sample_batch_size": 8, "micro_batch_size": 8}
-LONG = {"epochs": 100, "model": "a/b", "fit": FIT}
+LONG = {"epochs": 100, "model": "a/b", "compile": "auto", "fit": FIT}
 
 
 def test_on_a_cpu_it_is_off_and_nothing_is_said_of_it():
