@@ -153,27 +153,21 @@ def _draw(options: argparse.Namespace) -> None:
     """A row of the base, and one of what each reward's first seed made of it: the same prompts and seeds."""
     from safetensors.torch import load_file
 
-    from ddpo_core import evaluate, latest_checkpoint, runs
+    from ddpo_core import latest_checkpoint, runs, sample_images
     from ddpo_core.runs.compare import fixed_prompts
     from ddpo_core.runs.pictures import PER_ROW, grid, save_png, to_pil
 
     parts = runs.load_parts(config := runs.run_config({"device": "cpu"}))
-    prompts, seeds = fixed_prompts(parts.prompts, PER_ROW), range(PER_ROW)
+    prompts, seeds = fixed_prompts(parts.prompts, PER_ROW).prompts, range(PER_ROW)
     images, captions = [], []
     found = {reward: latest_checkpoint(options.results / f"{reward}-0") for reward in SHOWN}
     trained = {reward: load_file(place / "params.safetensors") for reward, place in found.items() if place}
     for name, params in {"before": parts.policy.params, **trained}.items():
-        drawn = evaluate(parts.policy, params, _nothing, prompts, num_steps=config.fit.num_steps, seeds=seeds)
-        images += to_pil(drawn.images)
-        captions += [
-            f"{prompt}, before" if name == "before" else name.removeprefix("jpeg_") for prompt in prompts.prompts
-        ]
+        _, drawn = sample_images(parts.policy, params, prompts, num_steps=config.fit.num_steps, seeds=seeds)
+        images += to_pil(drawn)
+        captions += [f"{prompt}, before" if name == "before" else name.removeprefix("jpeg_") for prompt in prompts]
     if trained:
         save_png(grid(images, captions, columns=PER_ROW), options.figure)
-
-
-def _nothing(images: torch.Tensor, prompts: Sequence[str], metadata: Sequence[dict]) -> tuple[torch.Tensor, dict]:
-    return torch.zeros(len(images)), {}
 
 
 def _parse() -> argparse.Namespace:

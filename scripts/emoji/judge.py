@@ -27,12 +27,18 @@ def train_judge(folder: Path, art: Art) -> nn.Module:
 
     def loss_fn(model: nn.Module, rng: np.random.Generator) -> Tensor:
         chosen = rng.integers(0, len(pixels), RECIPE.batch_size)
-        images = torch.stack([to_tensor(distort(Image.fromarray(pixels[index]), rng)) for index in chosen])
-        noisy = images + torch.randn_like(images) * float(rng.uniform(0, 0.06))
-        return F.cross_entropy(model(noisy), torch.from_numpy(labels[chosen]), label_smoothing=0.05)
+        return F.cross_entropy(
+            model(distorted_batch(pixels[chosen], rng)), torch.from_numpy(labels[chosen]), label_smoothing=0.05
+        )
 
     model = build_judge().train().to(memory_format=torch.channels_last)
     return train(model, loss_fn, folder, RECIPE)
+
+
+def distorted_batch(pixels: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Distort scenes, uint8 [batch, 64, 64, 3], each in its own way, and add noise to the pixels of all."""
+    images = torch.stack([to_tensor(distort(Image.fromarray(scene), rng)) for scene in pixels])
+    return images + torch.randn_like(images) * float(rng.uniform(0, 0.06))
 
 
 def held_out_accuracy(model: nn.Module, art: Art, num_images: int = 2_000) -> float:

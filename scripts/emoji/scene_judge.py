@@ -13,7 +13,7 @@ from art import Art
 from ddpo_core.emoji.judge import CLASSES
 from ddpo_core.emoji.scene_judge import ACTIVITY_CLASSES, MOST, build_scene_judge, split_logits
 from ddpo_core.emoji.words import NUMBERS
-from judge import distort, distort_held_out, to_tensor
+from judge import distort_held_out, distorted_batch, to_tensor
 from loop import Recipe, train
 from scenes import (
     ALL_ANIMALS,
@@ -51,8 +51,7 @@ def train_scene_judge(folder: Path, art: Art) -> nn.Module:
 
     def loss_fn(model: nn.Module, rng: np.random.Generator) -> Tensor:
         chosen = rng.integers(0, len(pixels), RECIPE.batch_size)
-        images = torch.stack([to_tensor(distort(Image.fromarray(pixels[index]), rng)) for index in chosen])
-        noisy = images + torch.randn_like(images) * float(rng.uniform(0, 0.06))
+        noisy = distorted_batch(pixels[chosen], rng)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(noisy.contiguous(memory_format=torch.channels_last))
         wanted = torch.from_numpy(labels[chosen]).unbind(dim=1)

@@ -259,7 +259,7 @@ def policy_gradient(
             weighed = weighed * timestep_weights(trajectories.timesteps)[steps]
         old_log_probs = trajectories.log_probs[samples, steps]
         policy_loss, metrics = loss_fn(log_probs, old_log_probs, weighed)
-        trained = len(_window(trajectories.stochastic, timestep_window, 0))
+        trained = len(steps_of(trajectories.stochastic, 0))
         num_steps = trajectories.log_probs.shape[1]
         changes = log_prob_changes(log_probs, old_log_probs, steps, num_steps, trained=trained)
         metrics = {**metrics, "log_prob_change": changes}

@@ -77,10 +77,8 @@ def functional_network(
         # Every width, batch and way (with gradients, without) is a program of its own; torch would stop at 8.
         with torch._dynamo.config.patch(recompile_limit=_PROGRAMS) if compile else nullcontext():
             # No weights are tied: looking for ties would walk all of the module at every call.
-            output: Tensor = functional_call(unet, leaves, inputs, {"return_dict": False, **others}, tie_weights=False)[
-                0
-            ]
-        return _scale_gradient(output.float(), scale)
+            outputs = functional_call(unet, leaves, inputs, {"return_dict": False, **others}, tie_weights=False)
+        return _scale_gradient(outputs[0].float(), scale)
 
     return run
 

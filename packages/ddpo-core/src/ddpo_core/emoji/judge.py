@@ -25,8 +25,12 @@ def build_judge() -> nn.Sequential:
 
 def load_judge() -> nn.Sequential:
     """Load the judge that ships with the package; it was trained on the art itself, never on generated images."""
-    judge = build_judge()
-    with as_file(files("ddpo_core.emoji") / "judge.safetensors") as path:
+    return load_shipped(build_judge(), "judge.safetensors")
+
+
+def load_shipped(judge: nn.Sequential, name: str) -> nn.Sequential:
+    """Fill a judge with the weights of that name that ship with the package, in float32 and not to be trained."""
+    with as_file(files("ddpo_core.emoji") / name) as path:
         load_model(judge, path)
     return judge.float().eval().requires_grad_(False)
 

@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import as_file, files
 from typing import NamedTuple
 
 import inflect
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_model
 from torch import Tensor, nn
 
-from ddpo_core.emoji.judge import CLASSES, build_judge
+from ddpo_core.emoji.judge import CLASSES, build_judge, load_shipped
 from ddpo_core.emoji.words import (
     ACTIVITIES,
     ANIMALS,
@@ -53,10 +51,7 @@ def build_scene_judge() -> nn.Sequential:
 
 def load_scene_judge() -> nn.Sequential:
     """Load the judge that ships with the package; it was trained on the art itself, never on generated images."""
-    judge = build_scene_judge()
-    with as_file(files("ddpo_core.emoji") / "scene_judge.safetensors") as path:
-        load_model(judge, path)
-    return judge.float().eval().requires_grad_(False)
+    return load_shipped(build_scene_judge(), "scene_judge.safetensors")
 
 
 def split_logits(

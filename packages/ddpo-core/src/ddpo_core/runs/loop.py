@@ -438,7 +438,8 @@ def _trained(
         yield from map(Saved, saved)
         yield from map(Noted, notes)
         for name, line in out_of_reach(info.kept).items():
-            yield from () if name in complained else (Noted(line),)
+            if name not in complained:
+                yield Noted(line)
             complained.add(name)
         if _shared(verdict.status == "hacked" and config.on_hack != "warn", job.processes):
             return best, verdict
