@@ -61,7 +61,7 @@ def _epoch(folder: Path) -> Callable[[dict], EpochInfo]:
         nothing = torch.zeros(count)
         return EpochInfo(
             epoch=row["epoch"],
-            queries=0,
+            queries=64 * row["epoch"],
             prompts=tuple(row["prompts"]),
             metadata=({},) * count,
             images=drawn["images"].float() / 255,

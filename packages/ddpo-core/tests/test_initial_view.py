@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ddpo_core import DDPOError, FitConfig, adamw, ddpo_is, fit, init, observe, sample_trajectories, toy
-from ddpo_core.gaming.measures import initial_kl, initial_view
+from ddpo_core.gaming.measures import draw_comparisons, initial_kl, initial_view
 from ddpo_core.gaming.monitors import _mean_of_lower_half, initial_view_monitor
 from ddpo_core.random import gaussian_noise
 
@@ -78,8 +78,9 @@ def epochs(reward, prompts=("left", "right")):
 def test_the_monitor_gives_means_with_their_errors_whatever_the_batch_size():
     state, info = next(epochs(toy.reward))
     seen = observe(state, info, monitors=[], held_out=initial_view_monitor(POLICY, num_samples=10, batch_size=10))
-    others = [{"left": "right", "right": "left"}[prompt] for prompt in info.prompts]
-    exact = initial_view(POLICY, info.latents[:10], info.prompts[:10], others[:10], seeds=range(10))
+    seeds, others = draw_comparisons(info.prompts[:10], ["left", "right"], seeds=[16 + index for index in range(10)])
+    assert others == [{"left": "right", "right": "left"}[prompt] for prompt in info.prompts[:10]]
+    exact = initial_view(POLICY, info.latents[:10], info.prompts[:10], others, seeds=seeds)
     assert seen.held_out["familiarity"] == pytest.approx(exact.familiarity.double().mean().item())
     assert seen.errors["familiarity"] == pytest.approx(exact.familiarity.double().std().item() / math.sqrt(10))
     assert seen.held_out["prompt_evidence"] == pytest.approx(exact.margin.sort().values[:5].mean().item())

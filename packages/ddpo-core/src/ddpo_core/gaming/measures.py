@@ -182,6 +182,27 @@ def initial_view(
     return InitialView(-told.log(), mistold - told)
 
 
+def draw_comparisons(
+    prompts: Sequence[str], unique: Sequence[str], *, seeds: Sequence[int]
+) -> tuple[list[int], list[str]]:
+    """Draw for each sample, by its seed, the seed of the noise to look at it with, and another prompt of `unique`.
+
+    Each sample its own other prompt: with one for all samples of a prompt, their margins would rise and fall together,
+    and the error of their mean would be larger than it looks.
+
+    Example:
+        >>> _, others = draw_comparisons(["a cat", "a cat", "a dog"], ["a cat", "a dog"], seeds=[0, 1, 2])
+        >>> others
+        ['a dog', 'a dog', 'a cat']
+    """
+    # Streams of their own: from its own seed a sample would be noised with the noise that it was drawn from.
+    streams = [generator(seed, "view") for seed in seeds]
+    own = [int(stream.integers(2**63)) for stream in streams]
+    places = {prompt: place for place, prompt in enumerate(unique)}
+    steps = [int(stream.integers(1, len(unique))) for stream in streams]
+    return own, [unique[(places[prompt] + step) % len(unique)] for prompt, step in zip(prompts, steps, strict=True)]
+
+
 def initial_view_measure(policy: Policy, prompts: Sequence[str], *, batch_size: int = 8) -> Measure:
     """Measure the `prompt_margin` and `familiarity` of samples, which need no other model, for `fit` to keep.
 
@@ -205,15 +226,10 @@ def initial_view_measure(policy: Policy, prompts: Sequence[str], *, batch_size: 
     if len(unique) < 2:
         raise DDPOError(f"prompt_margin compares prompts with each other: want at least 2, not {unique!r}")
     remembering = policy._replace(encode=encode_once(policy.encode))
-    places = {prompt: place for place, prompt in enumerate(unique)}
 
     def measure(rollout: Rollout, seeds: Sequence[int]) -> dict[str, Tensor]:
-        # Streams of their own: from its own seed a sample would be noised with the noise that it was drawn from.
-        streams = [generator(seed, "view") for seed in seeds]
-        own = [int(stream.integers(2**63)) for stream in streams]
         texts, latents = rollout.prompts.prompts, rollout.trajectories.latents[:, -1]
-        steps = [int(stream.integers(1, len(unique))) for stream in streams]
-        others = [unique[(places[text] + step) % len(unique)] for text, step in zip(texts, steps, strict=True)]
+        own, others = draw_comparisons(texts, unique, seeds=seeds)
         parts = [slice(start, start + batch_size) for start in range(0, len(texts), batch_size)]
         views = [initial_view(remembering, latents[part], texts[part], others[part], seeds=own[part]) for part in parts]
         return {

@@ -22,6 +22,7 @@ from ddpo_core.evaluation import evaluate
 from ddpo_core.gaming.measures import (
     EVIDENCE,
     FAMILIARITY,
+    draw_comparisons,
     image_statistics,
     initial_kl,
     initial_view,
@@ -169,7 +170,8 @@ def initial_view_monitor(policy: Policy, *, num_samples: int = 32, batch_size: i
       in honest training too; where prompts are given up, it is these that show it.
     - `familiarity`: its mean.
 
-    Each sample is compared with the next other prompt of the epoch; nothing is measured where all have one prompt.
+    Each sample is compared with another prompt of the epoch (`draw_comparisons`), with other noise in every epoch;
+    nothing is measured where all have one prompt.
     """
     remembering = policy._replace(encode=encode_once(policy.encode))
 
@@ -179,13 +181,12 @@ def initial_view_monitor(policy: Policy, *, num_samples: int = 32, batch_size: i
         unique = list(dict.fromkeys(prompt for _, prompt in everyones))
         if len(unique) == 1:
             return {EVIDENCE: None, FAMILIARITY: None}
-        following = dict(zip(unique, (*unique[1:], unique[0]), strict=True))
         first = [place for place, (index, _) in enumerate(drawn) if index < num_samples]
         seen = [torch.zeros(0, 2)]
         for start in range(0, len(first), batch_size):
             places = first[start : start + batch_size]
-            seeds, prompts = zip(*(drawn[place] for place in places), strict=True)
-            others = [following[prompt] for prompt in prompts]
+            indices, prompts = zip(*(drawn[place] for place in places), strict=True)
+            seeds, others = draw_comparisons(prompts, unique, seeds=[info.queries + index for index in indices])
             view = initial_view(remembering, info.latents[places], prompts, others, seeds=seeds)
             seen.append(torch.stack([view.margin, view.familiarity], dim=1))
         margin, familiarity = processes.concatenate(torch.cat(seen)).unbind(1)
