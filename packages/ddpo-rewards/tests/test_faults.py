@@ -91,6 +91,10 @@ class Faults:
 def network(monkeypatch, caplog, capfd):
     """Start an application behind `Faults`; its clients have a token, and what is logged anywhere may not hold it."""
     caplog.set_level(logging.DEBUG)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
+        # As they are before anyone has run a server in this process, which gives them handlers of their own.
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
     servers = []
 
     def start(app):
