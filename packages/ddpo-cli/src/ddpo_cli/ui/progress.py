@@ -23,7 +23,10 @@ def loading(what: str) -> Iterator[None]:
 def counted(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a bar with the time left while the block runs; yields what moves it: `(done, total)`, None if unknown."""
     console = messages()
+    if not console.is_terminal:  # a Progress that is disabled ends with an empty line in rich 14.2
+        yield lambda done, total: None
+        return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
