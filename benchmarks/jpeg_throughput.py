@@ -22,6 +22,7 @@ from PIL import Image, features
 from ddpo_rewards import get_reward
 from ddpo_rewards.builtin.jpeg import jpeg_sizes
 from ddpo_rewards.compute import usable_cores
+from ddpo_rewards.images import as_pictures
 
 _KEPT: list[np.ndarray] = []
 
@@ -35,14 +36,14 @@ def main() -> None:
     parser.add_argument("--photo", type=Path, help="a picture to vary; procedural noise and gradients otherwise")
     options = parser.parse_args()
     images = vary(picture(options.photo, options.size), options.images)
-    assert jpeg_sizes(images) == sequential_pillow(images)
+    assert jpeg_sizes(as_pictures(images)) == sequential_pillow(images)
     reward = get_reward("jpeg_compressibility")
     with ProcessPoolExecutor(usable_cores(), initializer=_keep, initargs=(images,)) as processes:
         shares = [range(core, len(images), usable_cores()) for core in range(usable_cores())]
         seconds = take_turns(
             {
                 "sequential_pillow": lambda: sequential_pillow(images),
-                "jpeg_sizes": lambda: jpeg_sizes(images),
+                "jpeg_sizes": lambda: jpeg_sizes(as_pictures(images)),
                 "reward": lambda: reward(images),
                 "ceiling": lambda: list(processes.map(_kept_share, shares)),
             },

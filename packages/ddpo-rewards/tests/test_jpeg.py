@@ -20,7 +20,7 @@ def saved(picture, quality=95):
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 100), st.integers(0, 2**32 - 1))
 def test_sizes_are_those_of_pillow_to_the_byte(height, width, quality, seed):
     picture = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    assert jpeg_sizes([picture], quality=quality) == [len(saved(picture, quality))]
+    assert jpeg_sizes([Image.fromarray(picture)], quality=quality) == [len(saved(picture, quality))]
 
 
 def test_the_scratch_file_receives_the_very_bytes(pictures):
@@ -34,7 +34,7 @@ def test_the_scratch_file_receives_the_very_bytes(pictures):
 def test_a_real_picture_has_the_size_that_pillow_saves(test_data):
     picture = np.asarray(Image.open(test_data / "astronaut.png").convert("RGB"))
     batch = [picture, picture[:300], picture[:, :200]] * 8
-    assert jpeg_sizes(batch) == [len(saved(p)) for p in batch]
+    assert jpeg_sizes([Image.fromarray(p) for p in batch]) == [len(saved(p)) for p in batch]
 
 
 def test_scores_are_signed_kilobytes_of_one_thousand_bytes(pictures):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpo_rewards import Reward, RewardError, RewardSpec, get_reward, load_registry
+from ddpo_rewards import Reward, RewardError, RewardSpec, get_reward, iter_scores, load_registry
 from ddpo_rewards.reward import check_companions
 from ddpo_rewards.testing import check_reward
 
@@ -246,7 +246,7 @@ def test_a_description_that_makes_no_sense_is_refused(facts, complaint):
 def test_a_misspelt_form_of_images_is_refused_where_nothing_checks_types():
     code = "from ddpo_rewards import RewardSpec; RewardSpec(name='x', factory='a:b', takes='tensors')"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "reward 'x' takes 'tensors'; want tensor, arrays or any" in run.stderr
+    assert "reward 'x' takes 'tensors'; want tensor, arrays, pil or any" in run.stderr
 
 
 def test_needs_may_be_any_set():
@@ -281,6 +281,24 @@ def test_every_form_of_image_scores_alike(pictures, tmp_path):
     assert [reward(form).scores.tolist() for form in forms] == [expected] * len(forms)
 
 
+def test_a_reward_of_pil_images_gets_them_whatever_the_caller_has(pictures, tmp_path):
+    def corners(images, prompts, metadata):
+        assert {image.mode for image in images} == {"RGB"}
+        return [float(sum(image.getpixel((0, 0)))) for image in images]
+
+    reward = Reward(RewardSpec(name="corners", factory="-:-", takes="pil"), corners)
+    paths = [tmp_path / f"{i}.png" for i in range(len(pictures))]
+    for path, picture in zip(paths, pictures, strict=True):
+        Image.fromarray(picture).save(path)
+    expected = [float(picture[0, 0].sum()) for picture in pictures]
+    for form in (list(pictures), [Image.fromarray(picture) for picture in pictures], paths, as_tensor(pictures)):
+        assert reward(form).scores.tolist() == expected
+        if isinstance(form, list):
+            assert [scored.score for scored in iter_scores(form, reward)] == expected
+    many = paths * 40  # more than are read at once
+    assert reward(many).scores.tolist() == expected * 40
+
+
 @pytest.mark.parametrize("takes", ["tensor", "any"])
 def test_bytes_reach_a_reward_of_tensors_as_floats(pictures, takes):
     spec = RewardSpec(name="bright", factory="-:-", takes=takes)
@@ -289,7 +307,7 @@ def test_bytes_reach_a_reward_of_tensors_as_floats(pictures, takes):
     assert reward(as_tensor(pictures).mul(255).byte()).scores == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("takes", ["tensor", "arrays", "any"])
+@pytest.mark.parametrize("takes", ["tensor", "arrays", "pil", "any"])
 def test_whatever_a_reward_takes_a_wrong_tensor_is_refused(takes):
     spec = RewardSpec(name="bright", factory="-:-", takes=takes)
     reward = Reward(spec, lambda images, prompts, metadata: [0.0] * len(images))

@@ -127,17 +127,44 @@ def as_arrays(images: Any) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     return map_in_threads(lambda index: as_array(images[index], index), range(len(images)))
 
 
+def as_pictures(images: Any) -> "list[Image]":
+    """Bring images to a list of PIL images, 8-bit RGB; otherwise as `as_arrays`.
+
+    Example:
+        >>> as_pictures(np.zeros((2, 4, 6, 3), np.uint8))[1].size
+        (6, 4)
+    """
+    given = as_arrays(images) if is_tensor(images) else images
+    return map_in_threads(lambda index: to_picture(read_image(given[index], index)), range(len(given)))
+
+
 def as_array(image: Any, index: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Bring one image to a uint8 array; `index` says which one it is where it is none.
+    """Bring one image to a uint8 array; otherwise as `read_image`."""
+    return np.asarray(read_image(image, index))
+
+
+def to_picture(image: "Image | UInt8[np.ndarray, 'height width 3']") -> "Image":
+    """Bring what `read_image` returned to a PIL image."""
+    from PIL import Image
+
+    return Image.fromarray(image) if isinstance(image, np.ndarray) else image
+
+
+def read_image(image: Any, index: int) -> "Image | UInt8[np.ndarray, 'height width 3']":
+    """Check one image and bring it to 8-bit RGB, with no copy that can be spared: a file or PIL image stays one of PIL.
+
+    Args:
+        image: one item of what `Reward.__call__` takes.
+        index: which one it is, for the error where it is none.
 
     Raises:
         ImageError: a file that cannot be read.
         RewardError: what is no image.
     """
     if isinstance(image, str | os.PathLike | bytes):
-        return np.asarray(load_image(image))
+        return load_image(image)
     if hasattr(image, "getexif"):  # a PIL image, without importing PIL to find out
-        return np.asarray(to_rgb(image))
+        return to_rgb(image)
     if is_tensor(image):
         return as_arrays(image[None])[0]
     if not isinstance(image, np.ndarray):

@@ -15,7 +15,17 @@ from jaxtyping import Float
 
 from ddpo_rewards.compute import map_ahead
 from ddpo_rewards.errors import RewardError
-from ddpo_rewards.images import as_array, as_arrays, as_tensors, as_unit_floats, check_tensor, count_images, is_tensor
+from ddpo_rewards.images import (
+    as_arrays,
+    as_pictures,
+    as_tensors,
+    as_unit_floats,
+    check_tensor,
+    count_images,
+    is_tensor,
+    read_image,
+    to_picture,
+)
 from ddpo_rewards.references import DATA
 from ddpo_rewards.specs import RewardSpec
 
@@ -88,7 +98,9 @@ class Reward:
             return _score_in_slices(self, images, prompts, metadata)
         if self.spec.takes == "tensor":
             return _score_by_size(self, images, size, prompts, metadata)
-        batch = as_unit_floats(images) if self.spec.takes == "any" and is_tensor(images) else as_arrays(images)
+        if self.spec.takes == "any" and is_tensor(images):
+            return _call(self, as_unit_floats(images), prompts, metadata, size)
+        batch = as_pictures(images) if self.spec.takes == "pil" else as_arrays(images)
         return _call(self, batch, prompts, metadata, size)
 
     def differentiable(
@@ -161,6 +173,17 @@ def has_embeddings(reward: Reward) -> bool:
     return all(hasattr(reward.score_function, name) for name in ("tower", "embed", "score_embeddings"))
 
 
+def form_of(reward: Reward) -> Callable[[Any], Any]:
+    """What brings an image that `images.read_image` read to the form in which the reward is best given it, ahead.
+
+    Rewards with the same form have the same function here: an image needs to be brought to it once.
+    """
+    prepare: Callable[[Any], Any] | None = getattr(reward.score_function, "prepare", None)
+    if prepare is not None:
+        return _Prepared(prepare)
+    return to_picture if reward.spec.takes == "pil" else np.asarray
+
+
 def embed(reward: Reward, images: Sequence[Any]) -> Any:
     """What the reward's tower makes of uint8 arrays, one row each."""
     return _guarded(reward, reward.score_function.embed, images)  # type: ignore[attr-defined]
@@ -204,6 +227,16 @@ def check_companions(spec: RewardSpec, size: int, prompts: object, metadata: obj
         wrong = [item for item in given if not isinstance(item, one)]
         if wrong:
             raise RewardError(f"{word} holds {_short(wrong[0])}; want {'strings' if one is str else 'mappings'} only")
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A reward's `prepare` on what was read; equal where that is the same."""
+
+    prepare: Callable[[Any], Any]
+
+    def __call__(self, image: Any) -> Any:
+        return self.prepare(np.asarray(image))
 
 
 class _Adapted:
@@ -260,11 +293,10 @@ def _score_in_slices(
     reward: Reward, paths: Sequence[Any], prompts: Sequence[str] | None, metadata: Metadata | None
 ) -> RewardResult:
     """Read the next slice of the files while one is scored, and join the answers."""
-    size, prepare = reward.batch_size, getattr(reward.score_function, "prepare", None)
+    size, form = reward.batch_size, form_of(reward)
 
     def read(numbered: tuple[int, Any]) -> Any:
-        image = as_array(numbered[1], numbered[0])
-        return image if prepare is None else prepare(image)
+        return form(read_image(numbered[1], numbered[0]))
 
     scores = np.empty(len(paths), np.float32)
     info: Info = {}

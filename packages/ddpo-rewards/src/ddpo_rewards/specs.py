@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from ddpo_rewards.errors import RewardError
 
-ImageForm: TypeAlias = Literal["tensor", "arrays", "any"]
+ImageForm: TypeAlias = Literal["tensor", "arrays", "pil", "any"]
 NEEDS = ("prompts", "metadata")  # what a reward may need beside images
 
 
@@ -59,6 +59,7 @@ class RewardSpec:
 
     - `"tensor"`: float32 `[batch, 3, height, width]` in [0, 1] (images of several sizes come in one call per size),
     - `"arrays"`: a list of uint8 arrays `[height, width, 3]`, sizes may differ, torch is not imported,
+    - `"pil"`: a list of PIL images, 8-bit RGB, sizes may differ; of files they are not copied,
     - `"any"`: such a tensor or such a list of arrays, whatever the caller had.
 
     Raises:
@@ -90,7 +91,7 @@ class RewardSpec:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise RewardError(f"reward {self.name!r} needs {need!r}, which is neither prompts nor metadata{hint}")
         if self.takes not in get_args(ImageForm):
-            raise RewardError(f"reward {self.name!r} takes {self.takes!r}; want tensor, arrays or any")
+            raise RewardError(f"reward {self.name!r} takes {self.takes!r}; want tensor, arrays, pil or any")
         if self.range is not None and not self.range[0] <= self.range[1]:
             raise RewardError(f"reward {self.name!r} has the range {self.range}; want its lowest and highest score")
         object.__setattr__(self, "needs", frozenset(self.needs))

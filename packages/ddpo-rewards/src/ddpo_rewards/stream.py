@@ -8,14 +8,11 @@ from functools import partial
 from itertools import islice, zip_longest
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-
 from ddpo_rewards.cache import Kept, ScoreCache, content_digest, reward_version, score_key
 from ddpo_rewards.compute import map_ahead
 from ddpo_rewards.errors import ImageError, RewardError
-from ddpo_rewards.images import as_array
-from ddpo_rewards.reward import Reward, embed, has_embeddings, score_embeddings
+from ddpo_rewards.images import as_array, read_image
+from ddpo_rewards.reward import Reward, embed, form_of, has_embeddings, score_embeddings
 
 _END = object()
 
@@ -35,7 +32,7 @@ class _Read:
     """An image in the form that each reward wants, or why there is none."""
 
     index: int
-    forms: Sequence[UInt8[np.ndarray, "_ _ 3"]]
+    forms: Sequence[Any]
     prompt: Any
     metadata: Any
     error: ImageError | None = None
@@ -117,7 +114,7 @@ def iter_scores_of_each(
     size = batch_size or max(reward.batch_size for reward in rewards)
     read = partial(
         _read,
-        prepares=[getattr(reward.score_function, "prepare", None) for reward in rewards],
+        forms=[form_of(reward) for reward in rewards],
         cache=cache,
         versions=[] if cache is None else [reward_version(reward) for reward in rewards],
     )
@@ -145,11 +142,11 @@ def _aligned(images: Iterable[Any], prompts: Iterable[str] | None, metadata: Ite
 
 def _read(
     row: tuple[int, Any, str | None, Any],
-    prepares: Sequence[Callable[..., Any] | None],
+    forms: Sequence[Callable[[Any], Any]],
     cache: ScoreCache | None,
     versions: Sequence[str | None],
 ) -> _Read:
-    """Read one image, and prepare it once for all rewards that share a preparation; unless all scores are kept."""
+    """Read one image, and bring it to each form once, for all rewards that share it; unless all scores are kept."""
     index, image, prompt, metadata = row
     keys: list[bytes | None] = []
     kept: list[Kept | None] = []
@@ -160,11 +157,11 @@ def _read(
             kept = cache.find(keys)
             if None not in kept:
                 return _Read(index, (), prompt, metadata, None, keys, kept)
-        array = as_array(image, index)
+        read = read_image(image, index)
     except ImageError as error:
         return _Read(index, (), prompt, metadata, error)
-    forms: dict[Any, Any] = {prepare: prepare(array) if prepare else array for prepare in dict.fromkeys(prepares)}
-    return _Read(index, [forms[prepare] for prepare in prepares], prompt, metadata, None, keys, kept)
+    made = {form: form(read) for form in dict.fromkeys(forms)}
+    return _Read(index, [made[form] for form in forms], prompt, metadata, None, keys, kept)
 
 
 def _digest(image: Any, index: int) -> bytes:

@@ -15,8 +15,7 @@ from ddpo_rewards.errors import RewardError
 from ddpo_rewards.specs import ReferenceScore, RewardSpec
 
 if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import UInt8
+    from PIL.Image import Image
 
     from ddpo_rewards.reward import RewardResult
 
@@ -37,7 +36,7 @@ COMPRESSIBILITY = RewardSpec(
     name="jpeg_compressibility",
     factory="ddpo_rewards.builtin.jpeg:compressibility",
     summary="Small JPEG files: minus the kilobytes at quality 95.",
-    takes="arrays",
+    takes="pil",
     unit="kB",
     range=(float("-inf"), 0.0),
     licence="Apache-2.0",
@@ -48,7 +47,7 @@ INCOMPRESSIBILITY = RewardSpec(
     name="jpeg_incompressibility",
     factory="ddpo_rewards.builtin.jpeg:incompressibility",
     summary="Large JPEG files: the kilobytes at quality 95.",
-    takes="arrays",
+    takes="pil",
     unit="kB",
     range=(0.0, float("inf")),
     licence="Apache-2.0",
@@ -57,20 +56,19 @@ INCOMPRESSIBILITY = RewardSpec(
 )
 
 
-def jpeg_sizes(images: "Sequence[UInt8[np.ndarray, '_ _ 3']]", *, quality: int = QUALITY) -> list[int]:
-    """Bytes of each image as the JPEG file that `PIL.Image.save(..., quality=quality)` writes.
+def jpeg_sizes(images: "Sequence[Image]", *, quality: int = QUALITY) -> list[int]:
+    """Bytes of each RGB image as the JPEG file that `PIL.Image.save(..., quality=quality)` writes of its pixels.
 
     Example:
         >>> import io
-        >>> import numpy as np
         >>> from PIL import Image
-        >>> buffer = io.BytesIO()
-        >>> Image.new("RGB", (64, 64), "red").save(buffer, "JPEG", quality=95)
-        >>> jpeg_sizes([np.full((64, 64, 3), (255, 0, 0), np.uint8)]) == [buffer.tell()]
+        >>> buffer, red = io.BytesIO(), Image.new("RGB", (64, 64), "red")
+        >>> red.save(buffer, "JPEG", quality=95)
+        >>> jpeg_sizes([red]) == [buffer.tell()]
         True
     """
     threads = min(len(images), usable_cores())
-    # Every thread takes every n-th image, not one at a time: it can then use its file and canvas again.
+    # Every thread takes every n-th image, not one at a time: it can then use its file again.
     parts = map_in_threads(partial(_sizes, quality=quality), [images[i::threads] for i in range(threads)])
     return [parts[i % threads][i // threads] for i in range(len(images))]
 
@@ -95,7 +93,7 @@ def _signed(sign: float, quality: int) -> "Callable[..., RewardResult]":
 
     def score(images: list[Any]) -> RewardResult:
         kilobytes = [size / _KILO for size in jpeg_sizes(images, quality=quality)]
-        megapixels = [image.shape[0] * image.shape[1] / _MEGA for image in images]
+        megapixels = [image.width * image.height / _MEGA for image in images]
         per_megapixel = [size / area for size, area in zip(kilobytes, megapixels, strict=True)]
         info = {"kilobytes": kilobytes, "kilobytes_per_megapixel": per_megapixel}
         return RewardResult(np.asarray(kilobytes, np.float32) * np.float32(sign), info)
@@ -103,21 +101,14 @@ def _signed(sign: float, quality: int) -> "Callable[..., RewardResult]":
     return score
 
 
-def _sizes(images: "Sequence[UInt8[np.ndarray, '_ _ 3']]", quality: int) -> list[int]:
-    """Encode one after the other into one file and from one canvas: new memory for each would cost a fifth more."""
-    import numpy as np
-    from PIL import Image
-
-    canvas, sizes = Image.new("RGB", (0, 0)), []
+def _sizes(images: "Sequence[Image]", quality: int) -> list[int]:
+    """Encode one after the other into one file: new memory for each would cost time."""
+    sizes = []
     with _scratch_file() as file:
         for image in images:
-            height, width = image.shape[:2]
-            if canvas.size != (width, height):
-                canvas = Image.new("RGB", (width, height))
-            # From the array, not from a file: a JPEG's own comment would be saved along and counted.
-            canvas.frombytes(np.ascontiguousarray(image))
             file.seek(0)
-            canvas.save(file, "JPEG", quality=quality)
+            # Without the comment of the file that it may come from, which would be saved along and counted.
+            image.save(file, "JPEG", quality=quality, comment=b"")
             sizes.append(file.tell())
     return sizes
 
