@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -118,7 +119,8 @@ def test_a_file_that_cannot_be_read_is_no_score_and_not_kept(files, cache, tmp_p
     assert [one.score is None for one in found] == [False, True, True]
     assert "no image that Pillow can read" in str(found[1].error)
     assert "gone.png' cannot be read: No such file" in str(found[2].error)
-    (count,) = sqlite3.connect(tmp_path / "scores.sqlite").execute("SELECT count(*) FROM scores").fetchone()
+    with closing(sqlite3.connect(tmp_path / "scores.sqlite")) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM scores").fetchone()
     assert count == 1
 
 
@@ -219,3 +221,11 @@ def _database(path, statement):
     connection = sqlite3.connect(path)
     connection.execute(statement)
     connection.close()
+
+
+def test_a_cache_that_is_only_dropped_closes_its_file(tmp_path):
+    cache = ScoreCache(tmp_path / "scores.sqlite")
+    connection = cache._connection
+    del cache
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")

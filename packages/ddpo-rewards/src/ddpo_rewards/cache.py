@@ -13,6 +13,7 @@ import json
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError
@@ -61,6 +62,8 @@ class ScoreCache:
             self._connection = sqlite3.connect(self._path, timeout=_WAIT, check_same_thread=False)
         except sqlite3.Error as error:
             raise RewardError(f"{self._path!r} is no cache of scores: {error}; choose another file") from error
+        # Whoever only drops it (the worker of an engine that has no end of its own) leaves no open file behind.
+        weakref.finalize(self, self._connection.close)
         try:
             self._prepare()
         except sqlite3.Error as error:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ddpo_rewards.compute import BatchSize, Device, DType, choose_device, choose_dtype, map_batches
 from ddpo_rewards.errors import RewardError
+from ddpo_rewards.images import to_picture
 from ddpo_rewards.models import CAPTIONER, LLAVA
 from ddpo_rewards.models.endpoint import endpoint_captioner, endpoint_probabilities
 from ddpo_rewards.weights import EMBEDDED, find_model
@@ -114,7 +115,9 @@ def encode_questions(processor: Any, pairs: Sequence[tuple[np.ndarray, str]]) ->
         texts.append(processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False))
     begin = processor.tokenizer.bos_token
     added = {"add_special_tokens": False} if begin and texts[0].startswith(begin) else {}
-    images = [[image] for image, _ in pairs]  # one list per text: some processors take a flat one for a single text's
+    # One list per text: some processors take a flat one for a single text's. PIL images, which every processor takes:
+    # an array of a picture that Pillow read cannot be written to, which torch warns of.
+    images = [[to_picture(image)] for image, _ in pairs]
     return processor(images=images, text=texts, return_tensors="pt", padding=True, **added)
 
 
