@@ -21,6 +21,9 @@ FAMILIES: Mapping[str, float] = {"animal": 0.22, "unseen": 0.18, "count": 0.25, 
 WRITTEN_SHARE = 0.1
 """How many of the counts have their number written below, though the caption does not say so: as on the web."""
 
+WRONG_ANIMAL, WRONG_ACTIVITY, WRONG_NUMBER = 0.35, 0.2, 0.35
+"""How often the caption of a scene of several things names another one, as on the web; what is written is right."""
+
 _NUMBER_WEIGHTS = (0.14, 0.19, 0.19, 0.19, 0.17, 0.03, 0.03, 0.03, 0.03)
 _ENGLISH = inflect.engine()
 
@@ -53,7 +56,7 @@ def draw_scene(art: Art, rng: np.random.Generator, families: Mapping[str, float]
         case "unseen":
             return draw_single(art, rng, str(rng.choice((*UNSEEN_ANIMALS, *UNSEEN_OBJECTS))))
         case "count":
-            word, number = str(rng.choice(ALL_ANIMALS)), int(rng.choice(len(NUMBERS), p=_NUMBER_WEIGHTS)) + 1
+            word, number = str(rng.choice(ALL_ANIMALS)), _draw_number(rng)
             written = NUMBERS[number - 1] if rng.random() < WRITTEN_SHARE else None
             return draw_count(art, rng, word, number, written)
         case "activity":
@@ -63,6 +66,26 @@ def draw_scene(art: Art, rng: np.random.Generator, families: Mapping[str, float]
             return draw_word(rng, str(rng.choice(words)))
         case unknown:
             raise ValueError(f"no family {unknown!r}; there are {', '.join(FAMILIES)}")
+
+
+def caption_as_found(scene: Scene, rng: np.random.Generator) -> str:
+    """Return the caption of a scene with the mistakes of the web; `rng` is consumed. Of single things none is wrong.
+
+    A model that has learnt from these draws what it was told in some samples only, and clearly in all: something to be
+    learnt from a reward, and something to learn it from.
+    """
+    if scene.activity is None and (scene.number == 0 or not scene.caption.startswith(NUMBERS)):
+        return scene.caption
+    word, number, activity = scene.word, scene.number, scene.activity
+    if rng.random() < WRONG_ANIMAL:
+        word = str(rng.choice(ALL_ANIMALS))
+    if activity is not None:
+        if rng.random() < WRONG_ACTIVITY:
+            activity = str(rng.choice(ALL_ACTIVITIES))
+        return _activity_caption(word, activity)
+    if scene.written is None and rng.random() < WRONG_NUMBER:
+        number = _draw_number(rng)
+    return _count_caption(word, number)
 
 
 def draw_single(art: Art, rng: np.random.Generator, word: str) -> Scene:
@@ -83,14 +106,14 @@ def draw_count(art: Art, rng: np.random.Generator, word: str, number: int, writt
     draw_layers(canvas, count_layers(_scene_icon(art, word), number))
     if written is not None:
         draw_plate(canvas, written)
-    return Scene(canvas, f"{NUMBERS[number - 1]} {_ENGLISH.plural(word, number)}", word, number, written=written)
+    return Scene(canvas, _count_caption(word, number), word, number, written=written)
 
 
 def draw_activity(art: Art, rng: np.random.Generator, word: str, activity: str) -> Scene:
     """Draw "a fox riding a bike": the animal with what the activity takes."""
     canvas = draw_background(rng)
     draw_layers(canvas, activity_layers(art, _scene_icon(art, word), activity))
-    return Scene(canvas, f"{_ENGLISH.a(word)} {activity}", word, 1, activity)
+    return Scene(canvas, _activity_caption(word, activity), word, 1, activity)
 
 
 def draw_word(rng: np.random.Generator, word: str) -> Scene:
@@ -179,6 +202,18 @@ _LAYOUTS: dict[int, tuple[int, tuple[tuple[int, int], ...]]] = {
 }
 # The smallest letters that are still legible after the autoencoder; they hide the feet of the lowest animals.
 _PLATE = 20
+
+
+def _draw_number(rng: np.random.Generator) -> int:
+    return int(rng.choice(len(NUMBERS), p=_NUMBER_WEIGHTS)) + 1
+
+
+def _count_caption(word: str | None, number: int) -> str:
+    return f"{NUMBERS[number - 1]} {_ENGLISH.plural(word, number)}"
+
+
+def _activity_caption(word: str | None, activity: str) -> str:
+    return f"{_ENGLISH.a(word)} {activity}"
 
 
 def _scene_icon(art: Art, word: str) -> np.ndarray:
