@@ -90,6 +90,15 @@ def peers(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def paper(session: nox.Session) -> None:
+    """Repeat the paper's findings on the embedded model into runs/paper: hours, and it goes on where it was stopped."""
+    _install(session, *_editable("ddpo-core", "ddpo-rewards[ocr]", "ddpo-cli"))
+    jobs = ("--jobs", str(os.cpu_count() or 1), "--figures", "docs/images/paper")
+    for script in ("algorithms", "same_seeds", "alignment", "generalisation", "overoptimisation", "typographic_attack"):
+        session.run("python", f"examples/paper/{script}.py", "runs/paper", *jobs, *session.posargs, env=_environment())
+
+
+@nox.session(default=False)
 def compiled(session: nox.Session) -> None:
     """Test that a compiled UNet samples and trains the same policy: minutes of compiling, seconds the second time."""
     _install(session, *_package_test_tools("ddpo-core"), *_editable("ddpo-core"))

@@ -21,7 +21,7 @@ from pictures import load_pictures
 from text_encoder import save_text_encoder, train_text_encoder
 
 PACKAGE = Path(__file__).parents[2] / "packages/ddpo-rewards/src/ddpo_rewards/emoji"
-_PICTURES, _SEED = 24_000, 3
+_PICTURES, _SEED = 36_000, 3
 
 
 def build(folder: Path) -> None:

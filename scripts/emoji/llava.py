@@ -26,10 +26,10 @@ from pictures import Pictures, distort
 from questions import ACTIVITY_NAMES, NOUNS, Facts, draw_question, vocabulary
 from scenes import SIZE
 
-TOWER_RECIPE = Recipe(name="tower", num_steps=1_200, batch_size=64, learning_rate=1.2e-3, cooldown=0.15)
-RECIPE = Recipe(name="llava", num_steps=1_000, batch_size=64, learning_rate=1e-3)
+TOWER_RECIPE = Recipe(name="tower", num_steps=4_000, batch_size=64, learning_rate=1.2e-3, cooldown=0.15)
+RECIPE = Recipe(name="llava", num_steps=2_000, batch_size=64, learning_rate=1e-3)
 _WIDTH, _HEADS, _PATCH = 192, 6, 16
-_EXTENT = 0.3  # of the distortions; scenes have their few places, and the tower learns these first
+_EXTENT = 0.5  # of the distortions; scenes have their few places, and the tower learns these first
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 _NO_NAME = -100
 NAMES = {"number": NUMBERS, "noun": NOUNS, "activity": ("", *ACTIVITY_NAMES), "text": ("", *NUMBERS, *NOUNS)}

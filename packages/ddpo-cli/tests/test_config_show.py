@@ -29,7 +29,7 @@ def test_what_would_be_trained_is_shown_whole_and_as_a_file_for_config(ddpo):
 
 def test_of_a_preset_or_a_run_only_what_was_chosen_is_shown_where_asked(ddpo):
     shown = ddpo("config", "show", "--preset", "emoji-aesthetic", "--changed").stdout
-    assert tomllib.loads(shown) == {"reward": ["aesthetic"], "fit": {"updates_per_epoch": 2}}
+    assert tomllib.loads(shown) == {"reward": ["aesthetic?model=builtin:emoji"]}
     run = Path("runs/0001-a")
     run.mkdir(parents=True)
     (run / "config.toml").write_text(to_toml(run_config({"seed": 4, "objective": {"name": "rwr"}})))

@@ -21,8 +21,8 @@ REFERENCE = {  # ddpo-pytorch, config/dgx.py
 }
 
 
-def test_there_are_the_four_tasks_of_the_paper_and_their_emoji_twins():
-    assert list(list_presets()) == [*TASKS, *(f"emoji-{task}" for task in TASKS)]
+def test_there_are_the_four_tasks_of_the_paper_their_emoji_twins_and_its_case_of_gaming():
+    assert list(list_presets()) == [*TASKS, *sorted(f"emoji-{task}" for task in (*TASKS, "counting"))]
     assert all(summary and not summary.startswith("#") for summary in list_presets().values())
 
 
@@ -58,6 +58,14 @@ def test_an_emoji_twin_keeps_the_measured_defaults_of_the_embedded_model(task):
     measured = validate(FOR_MODEL["builtin:emoji"])
     assert (twin.model, twin.learning_rate, twin.epochs) == ("builtin:emoji", measured.learning_rate, measured.epochs)
     assert twin.prompts == new_config({}, None, task).prompts
+
+
+def test_no_emoji_preset_needs_a_download():
+    for name in list_presets():
+        if name.startswith("emoji-"):
+            for reference in map(parse_reference, new_config({}, None, name).reward):
+                weights = load_registry().find_spec(reference.ref).weights
+                assert not weights or reference.options["model"] == "builtin:emoji"
 
 
 def test_flags_override_the_file_the_file_the_preset_and_the_preset_the_defaults():
