@@ -74,6 +74,7 @@ def iter_scores(
         RewardError: as `Reward` does; prompts or metadata of another number than images.
 
     Example:
+        >>> import numpy as np
         >>> from ddpo_rewards import get_reward
         >>> pictures = (np.full((8, 8, 3), shade, np.uint8) for shade in range(100))
         >>> scores = [result.score for result in iter_scores(pictures, get_reward("jpeg_compressibility"))]
