@@ -1,10 +1,13 @@
 """The models of the emoji world that ship with the package: no download, and the code that LLaVA-7B goes through."""
 
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from ddpo_rewards import RewardError, get_reward, list_rewards
@@ -148,3 +151,38 @@ def test_the_models_are_small_and_no_pickles():
 def test_the_aesthetic_stand_in_is_one_thing(options):
     with pytest.raises(RewardError, match="want builtin:emoji and neither head nor tower"):
         get_reward(f"aesthetic?{options}")
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Scenes as scripts/emoji/scenes.py draws them, and their captions."""
+    paths = sorted((Path(__file__).parent / "scenes").glob("*.png"))
+    return [np.asarray(Image.open(path)) for path in paths], [path.stem for path in paths]
+
+
+def test_llava_rewards_run_on_the_embedded_model_alone(scenes):
+    images, prompts = scenes
+    reward = get_reward("llava_bertscore?model=builtin:emoji", device="cpu")
+    scores, info = reward(images, prompts)
+    assert info["caption"] == list(prompts)
+    assert (scores > reward(images, [*prompts[1:], prompts[0]]).scores).all()
+    assert_conforms(reward)
+    animals = [re.search("fox|cat|dog|zebra", prompt)[0] for prompt in prompts]
+    questions = [{"questions": ["What animal is in this image?"], "answers": [animal]} for animal in animals]
+    asked = get_reward("llava_vqa?model=builtin:emoji", device="cpu")
+    assert asked(images, metadata=questions).scores.tolist() == [1.0] * len(images)
+
+
+def test_the_aesthetic_stand_in_is_a_head_of_the_same_shape_and_says_what_it_is(scenes):
+    reward = get_reward("aesthetic?model=builtin:emoji", device="cpu")
+    head, tower = list_rewards()["aesthetic"].weights
+    assert (head.embedded, tower.embedded) == ("emoji/aesthetic.safetensors", "emoji/llava")
+    # An affine map of a unit vector: no picture scores outside bias -/+ norm, and that lies within the stated range.
+    weight, bias = reward.score_function.head
+    assert reward.spec.range[0] < float(bias - weight.norm()) < float(bias + weight.norm()) < reward.spec.range[1]
+    images, _ = scenes
+    grey = [np.full_like(image, 128) for image in images]
+    assert (
+        reward(images).scores.min() > reward(grey).scores.max()
+    )  # by its formula grey has neither colour nor contrast
+    assert_conforms(reward)

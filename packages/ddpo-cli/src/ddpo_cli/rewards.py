@@ -240,4 +240,5 @@ def _weight(weight: Any) -> str:
     from ddpo_rewards.weights import describe_pin
 
     size = f", {weight.size / 1e6:.1f} MB" if weight.size else ""
-    return f"{weight.source}/{weight.filename} ({describe_pin(weight)}, {weight.licence}{size})"
+    embedded = "; none with model=builtin:emoji" if weight.embedded else ""
+    return f"{weight.source}/{weight.filename} ({describe_pin(weight)}, {weight.licence}{size}{embedded})"
