@@ -18,7 +18,7 @@ from loop import Recipe, train
 
 SINGLES_RECIPE = Recipe(name="denoiser", num_steps=5_200, batch_size=32, learning_rate=1e-3, cooldown=0.25)
 SCENES_RECIPE = Recipe(
-    name="denoiser_scenes", num_steps=7_000, batch_size=64, learning_rate=1e-3, cooldown=0.35, average_decay=0.999
+    name="denoiser_scenes", num_steps=8_500, batch_size=64, learning_rate=1e-3, cooldown=0.35, average_decay=0.999
 )
 _TEXT_WIDTH = 128
 _EMPTY_CAPTIONS = 0.1
