@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,11 +84,13 @@ def parse_options(description: str | None) -> Options:
     parser.add_argument("results", type=Path, help="where the runs lie; given again, what is missing is trained")
     parser.add_argument("--figures", type=Path, help="where the figures go; left out, RESULTS/figures")
     parser.add_argument("--quick", action="store_true", help="runs of one epoch, which learn nothing")
+    parser.add_argument("--seeds", type=int, help="of training, where there are several; left out, 3")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each")
     said = parser.parse_args()
     figures = said.figures or said.results / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    return Options(said.results, figures, QUICK if said.quick else FULL, said.jobs)
+    size = QUICK if said.quick else FULL
+    return Options(said.results, figures, replace(size, seeds=said.seeds or size.seeds), said.jobs)
 
 
 def train_all(experiments: Sequence[Experiment], options: Options) -> None:

@@ -106,7 +106,9 @@ def embed_images(
         on_gpu = tower.device.type == "cuda"
         # From pinned memory the copy is queued behind what the GPU still does, and the CPU goes on.
         pixels = (pixels.pin_memory() if on_gpu else pixels).to(tower.device, non_blocking=on_gpu)
-        return list(_embed(tower, normalise(tower, pixels.permute(0, 3, 1, 2).float().div(255))))
+        # In place: memory for another copy of the batch takes longer to be had than the arithmetic.
+        floats, (mean, std) = pixels.permute(0, 3, 1, 2).float(), _mean_and_std(tower, pixels.device)
+        return list(_embed(tower, floats.div_(255).sub_(mean).div_(std)))
 
     with torch.no_grad():  # inference_mode's tensors could take no part in anybody's gradient
         return torch.stack(map_batches(tower.prepare, run, images, batch_size=batch_size)).cpu()
@@ -185,11 +187,14 @@ def resize_and_pad(image: UInt8[np.ndarray, "height width 3"], *, size: int) -> 
 
 def normalise(tower: Tower, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
     """From [0, 1] to the tower's units, `(x - mean) / std` per channel."""
-    # Not made on the device: that would wait for all that it is doing.
-    mean, std = (
-        torch.tensor(values).view(3, 1, 1).to(images.device, non_blocking=True) for values in (tower.mean, tower.std)
-    )
+    mean, std = _mean_and_std(tower, images.device)
     return (images - mean) / std
+
+
+def _mean_and_std(tower: Tower, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of each channel [3, 1, 1]; not made on the device: that would wait for all that it is doing."""
+    mean, std = (torch.tensor(values).view(3, 1, 1).to(device, non_blocking=True) for values in (tower.mean, tower.std))
+    return mean, std
 
 
 def _load(
