@@ -1,20 +1,20 @@
-"""How many animals the embedded judge recognises in what a run's model draws, and how large its pictures are.
+"""What the judge of scenes sees in what a run's model draws, and how large its pictures are.
 
-    python benchmarks/judge_run.py runs/0001-jpeg_compressibility [...] [--samples 495] [--threads 1]
+    python benchmarks/judge_run.py runs/0001-llava_bertscore [...] [--samples 495] [--threads 1]
 
-Draws the same prompts and seeds, which no run was trained on, with the embedded model before training and with the last
-checkpoint of every run.
+Draws the prompts of each run with the same seeds, which no run was trained on, with the embedded model before training
+and with the run's last checkpoint.
 """
 
 import argparse
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
-from ddpo_core import evaluate, latest_checkpoint, load_policy, prompt_set
-from ddpo_core.emoji.judge import load_judge, recognised_share
-from ddpo_core.runs.compare import fixed_prompts
+from ddpo_core import evaluate, latest_checkpoint, load_leaves, load_policy, prompt_set, runs
+from ddpo_core.emoji.scene_judge import agreement, load_scene_judge
 from ddpo_rewards import get_reward
 
 FIRST_SEED = 30_000
@@ -25,33 +25,28 @@ def main() -> None:
     options = _parse()
     torch.set_num_threads(options.threads)
     policy = load_policy("builtin:emoji", lora_rank=8, guidance_scale=1.0, device="cpu")
-    prompts = fixed_prompts(prompt_set("simple_animals"), options.samples)
-    animals = [prompt.split(" ", 1)[1] for prompt in prompts.prompts]
-    judge, size = load_judge(), get_reward("jpeg_incompressibility")
+    judge, size = load_scene_judge(), get_reward("jpeg_incompressibility")
 
-    def look(params: dict[str, torch.Tensor]) -> tuple[float, float]:
-        drawn = evaluate(
-            policy,
-            params,
-            lambda images, texts, metadata: (torch.as_tensor(size(images, texts, metadata).scores), {}),
-            prompts,
-            num_steps=5,
-            seeds=range(FIRST_SEED, FIRST_SEED + options.samples),
-            batch_size=33,
-        )
-        return recognised_share(judge, drawn.images, animals), drawn.scores.double().mean().item()
+    def look(params: Mapping[str, torch.Tensor], prompts: str) -> tuple[float, float, float]:
+        texts = runs.fixed_prompts(prompt_set(prompts), options.samples)
+        seeds = range(FIRST_SEED, FIRST_SEED + options.samples)
+        drawn = evaluate(policy, params, size, texts, num_steps=5, seeds=seeds, batch_size=33)
+        seen = agreement(judge, drawn.images, texts.prompts)
+        return seen.word, seen.whole, drawn.scores.double().mean().item()
 
-    seen, kilobytes = look(policy.params)
-    print("| run | epoch | recognised | mean JPEG size | |")
+    before = cache(lambda prompts: look(policy.params, prompts))
+    print("| run | epoch | animal, before and after | whole prompt, before and after | mean JPEG size |")
     print("|---|---|---|---|---|")
-    print(f"| before training | 0 | {seen:.1%} | {kilobytes:.3f} kB | |")
     for run in options.runs:
         checkpoint = latest_checkpoint(run)
         if checkpoint is None:
             raise SystemExit(f"{run} has no checkpoint")
-        after, larger = look(load_file(checkpoint / "params.safetensors"))
+        prompts = runs.read_run_config(run).prompts
+        first, last = before(prompts), look(load_leaves(checkpoint).params, prompts)
+        shares = [f"{was:.1%}, {now:.1%}" for was, now in zip(first[:2], last[:2], strict=True)]
+        sizes = f"{first[2]:.3f} -> {last[2]:.3f} kB, {last[2] / first[2] - 1:+.1%}"
         epoch = int(checkpoint.name.rpartition("-")[2])
-        print(f"| {run.name} | {epoch} | {after:.1%} | {larger:.3f} kB | {larger / kilobytes - 1:+.1%} |", flush=True)
+        print(f"| {run.name} | {epoch} | {' | '.join([*shares, sizes])} |", flush=True)
 
 
 def _parse() -> argparse.Namespace:

@@ -12,6 +12,7 @@ import torch
 from ddpo_core import evaluate, load_policy, prompt_set
 from ddpo_core.emoji import pipeline_path
 from ddpo_core.emoji.judge import load_judge, recognised_share
+from ddpo_core.emoji.scene_judge import agreement, load_scene_judge
 from ddpo_core.emoji.words import ANIMALS, UNSEEN_ANIMALS
 from ddpo_core.runs.defaults import run_config
 
@@ -40,15 +41,26 @@ def share_recognised(words, lora: Path | None = None) -> float:
     return recognised_share(load_judge(), drawn.images, repeated)
 
 
-def test_the_judge_recognises_most_samples_of_the_45_animals():
-    assert share_recognised(ANIMALS) >= 0.85
+def test_the_judge_recognises_nearly_all_samples_of_the_45_animals():
+    assert share_recognised(ANIMALS) >= 0.95
 
 
-def test_the_judge_recognises_most_samples_of_the_unseen_animals():
-    assert share_recognised(UNSEEN_ANIMALS) >= 0.70
+def test_the_judge_recognises_nearly_all_samples_of_the_unseen_animals():
+    assert share_recognised(UNSEEN_ANIMALS) >= 0.95
 
 
-def test_the_default_prompts_are_the_45_animals():
+def test_scenes_are_drawn_as_they_were_told_more_often_than_not_and_leave_something_to_be_learnt():
+    config = run_config({})
+    policy = load_policy(config.model, guidance_scale=config.guidance_scale, eta=config.eta)
+    prompts, seeds = prompt_set("animals_activities").prompts, range(10**6, 10**6 + 135)
+    steps = config.fit.num_steps
+    drawn = evaluate(policy, policy.params, no_reward, prompts, num_steps=steps, seeds=seeds, batch_size=32)
+    seen = agreement(load_scene_judge(), drawn.images, prompts)
+    assert 0.5 < seen.whole < 0.8
+    assert min(seen.word, seen.activity) >= 0.6
+
+
+def test_the_first_prompts_are_of_the_45_animals():
     assert len(prompt_set("simple_animals").prompts) == len(ANIMALS) == 45
 
 
@@ -87,7 +99,7 @@ def short_run(tmp_path_factory) -> Path:
 def test_the_main_job_leaves_a_whole_run_folder(short_run):
     rows = [json.loads(line) for line in (short_run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert all(row["reward_mean"] < 0 for row in rows)
+    assert all(0 < row["reward_mean"] < 1 for row in rows)  # BERTScore recall of the prompt in what LLaVA says
     for part in ("config.toml", "samples/epoch-0000.png", "samples/before-after.png", "checkpoints/epoch-000002"):
         assert (short_run / part).exists(), part
 
@@ -112,7 +124,7 @@ def test_diffusers_loads_the_lora_of_the_run_and_draws_what_it_learnt(short_run)
 def test_a_gamed_run_is_rolled_back_by_the_judge_that_needs_no_other_model(tmp_path):
     # At four times the default rate, and with nothing kept, the animals are gone by epoch 10; what is saved is before.
     few = ("--set", "eval_samples=8", "--set", "grid_samples=4", "--set", "sample_every=100")
-    fast = ("--keep", "none", "--learning-rate", "5e-3", "--epochs", "14")
+    fast = ("--reward", "jpeg_compressibility", "--keep", "none", "--learning-rate", "5e-3", "--epochs", "14")
     said = train(tmp_path, *fast, "--on-hack", "rollback", *few)
     assert "Ended early, since the reward is being gamed: held-out prompt_evidence fell" in said
     run = tmp_path / "run"

@@ -130,6 +130,16 @@ def test_a_contradiction_is_said_of_the_flags_the_file_or_both():
         resolve(write("epochs = 0"), {"seed": "1"})
 
 
+def test_where_nothing_says_what_to_learn_the_embedded_model_learns_to_draw_what_it_is_told():
+    alignment = ("llava_bertscore?model=builtin:emoji",)
+    assert resolve(None, {}).reward == resolve(write("epochs = 3\n"), {}).reward == alignment
+    assert resolve(None, {}).prompts == "animals_activities"
+    assert resolve(None, {"reward": ["jpeg_compressibility"]}).prompts == "simple_animals"
+    for settings in ({"model": "some/model"}, {"reward": ["jpeg_compressibility"]}):
+        assert resolve(None, settings).reward == ("jpeg_compressibility",)
+    assert resolve(write('reward = ["symmetry"]\n'), {}).reward == ("symmetry",)
+
+
 def test_options_of_another_algorithm_are_said_to_be_left_out_of_a_preset_and_of_the_file_of_a_run(capsys):
     resolve(None, {"objective.name": "rwr"}, preset="aesthetic")
     assert capsys.readouterr().err == (

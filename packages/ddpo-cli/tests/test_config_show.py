@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpo_cli.presets import list_presets
+from ddpo_cli.presets import list_presets, read_preset
 from ddpo_core.prompts import list_prompt_sets
 from ddpo_core.runs.config import to_toml, validate
 from ddpo_core.runs.defaults import run_config
@@ -22,7 +22,8 @@ def options_of(text: str) -> dict:
 
 def test_what_would_be_trained_is_shown_whole_and_as_a_file_for_config(ddpo):
     text = ddpo("config", "show", "--epochs", 7, "--set", "fit.num_steps=3").stdout
-    assert validate(options_of(text)) == run_config({"epochs": 7, "fit": {"num_steps": 3}})
+    chosen = {"epochs": 7, "fit": {"num_steps": 3}}
+    assert validate(options_of(text)) == run_config(chosen, preset=read_preset("emoji-alignment"))
     Path("mine.toml").write_text(text)
     assert ddpo("config", "show", "mine.toml").stdout == text
 

@@ -160,13 +160,14 @@ def scenes():
     return [np.asarray(Image.open(path)) for path in paths], [path.stem for path in paths]
 
 
-def test_llava_rewards_run_on_the_embedded_model_alone(scenes):
+def test_llava_rewards_run_on_the_embedded_model_alone_and_say_nothing_of_a_missing_pooler(scenes, caplog):
     images, prompts = scenes
     reward = get_reward("llava_bertscore?model=builtin:emoji", device="cpu")
     scores, info = reward(images, prompts)
     assert info["caption"] == list(prompts)
     assert (scores > reward(images, [*prompts[1:], prompts[0]]).scores).all()
     assert_conforms(reward)
+    assert "MISSING" not in caplog.text
     animals = [re.search("fox|cat|dog|zebra", prompt)[0] for prompt in prompts]
     questions = [{"questions": ["What animal is in this image?"], "answers": [animal]} for animal in animals]
     asked = get_reward("llava_vqa?model=builtin:emoji", device="cpu")

@@ -32,13 +32,13 @@ A reward is a name from [bold]ddpo rewards list[/bold], or any Python function o
 EPILOG = """
 [bold]A first run[/bold], no download and no GPU needed:
 
-  ddpo train                 [dim]the embedded model learns to draw smaller JPEGs[/dim]
+  ddpo train                 [dim]the embedded model learns to draw what its prompts say[/dim]
 
-  ddpo sample runs/0001-jpeg_compressibility
+  ddpo sample runs/0001-llava_bertscore
 
-  ddpo eval runs/0001-jpeg_compressibility
+  ddpo eval runs/0001-llava_bertscore
 
-  ddpo report runs/0001-jpeg_compressibility    [dim]one page with all of it[/dim]
+  ddpo report runs/0001-llava_bertscore    [dim]one page with all of it[/dim]
 
   ddpo score photos/ --reward jpeg_compressibility --sheet best.png
 

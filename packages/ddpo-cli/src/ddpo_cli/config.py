@@ -22,7 +22,7 @@ EPILOG = """
 
   ddpo config show --preset aesthetic --trainable unet
 
-  ddpo config show runs/0001-jpeg_compressibility --changed     [dim]what was chosen[/dim]
+  ddpo config show runs/0001-llava_bertscore --changed     [dim]what was chosen[/dim]
 
   ddpo config show mine.toml --set fit.num_steps=10 > whole.toml
 

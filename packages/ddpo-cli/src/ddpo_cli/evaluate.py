@@ -29,7 +29,7 @@ EPILOG = """
 
   ddpo eval                       [dim]the last run, on its own prompts and on unseen ones[/dim]
 
-  ddpo eval runs/0001-jpeg_compressibility
+  ddpo eval runs/0001-llava_bertscore
 
   ddpo eval RUN/checkpoints/epoch-000010 --num-images 256
 

@@ -18,7 +18,7 @@ EPILOG = """
 
   ddpo export                          [dim]the model of the last run[/dim]
 
-  ddpo export runs/0001-jpeg_compressibility --epoch best --output my-lora
+  ddpo export runs/0001-llava_bertscore --epoch best --output my-lora
 
   ddpo export RUN/checkpoints/epoch-000010 --weights full      [dim]a LoRA added to the model[/dim]
 

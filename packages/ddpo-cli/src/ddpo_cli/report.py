@@ -19,7 +19,7 @@ EPILOG = """
 
   ddpo report                     [dim]the last run, as RUN/report.html[/dim]
 
-  ddpo report runs/0001-jpeg_compressibility --watch     [dim]while it is trained[/dim]
+  ddpo report runs/0001-llava_bertscore --watch     [dim]while it is trained[/dim]
 
   ddpo report runs/0001-* runs/0002-* -o both.html       [dim]on one axis of queries[/dim]
 

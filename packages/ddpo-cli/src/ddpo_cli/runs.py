@@ -26,9 +26,9 @@ EPILOG = """
 
   ddpo runs show                       [dim]the last run: what it is, how it went, where things are[/dim]
 
-  ddpo runs compare runs/0001-jpeg_compressibility runs/0002-jpeg_compressibility
+  ddpo runs compare runs/0001-llava_bertscore runs/0002-llava_bertscore
 
-  ddpo runs rm runs/0001-jpeg_compressibility
+  ddpo runs rm runs/0001-llava_bertscore
 """
 
 app = command_group(help="Look at runs, compare them, and delete those that nobody needs.", epilog=EPILOG)

@@ -29,9 +29,9 @@ EPILOG = """
 
   ddpo sample                     [dim]the embedded model before any training[/dim]
 
-  ddpo sample runs/0001-jpeg_compressibility
+  ddpo sample runs/0001-llava_bertscore
 
-  ddpo sample runs/0001-jpeg_compressibility/checkpoints/epoch-000010
+  ddpo sample runs/0001-llava_bertscore/checkpoints/epoch-000010
 
   ddpo sample --prompt "a fox" --prompt "a whale riding a bike" -n 8 --seed 7
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 EPILOG = """
 [bold]Examples[/bold]
 
-  ddpo train                      [dim]the embedded model, smaller JPEGs, in runs/[/dim]
+  ddpo train                      [dim]the embedded model learns to draw what its prompts say, in runs/[/dim]
+
+  ddpo train --reward jpeg_compressibility        [dim]... pictures that are small as a JPEG[/dim]
 
   ddpo train --reward jpeg_incompressibility --epochs 40
 
@@ -44,7 +46,7 @@ EPILOG = """
 
   ddpo train --reward aesthetic --keep "clip_score>=97%"
 
-  ddpo train --config runs/0001-jpeg_compressibility/config.toml --seed 1
+  ddpo train --config runs/0001-llava_bertscore/config.toml --seed 1
 
   ddpo train --set fit.num_steps=10 --set weight_decay=0     [dim]any key of config.toml[/dim]
 
@@ -61,6 +63,9 @@ Ctrl-C writes a checkpoint and says how to go on; a second Ctrl-C leaves at once
 The path of the run is printed to stdout at the end, everything else to stderr.
 """
 
+
+FIRST_TASK = "emoji-alignment"
+"""What `ddpo train` alone trains: in minutes one sees what for, with the reward that the paper was written for."""
 
 _THE_RUN = "The run"
 
@@ -194,16 +199,20 @@ def new_config(
 ) -> "RunConfig":
     """Return the configuration of a new run: the defaults, a preset, a file and flags, each over those before it.
 
-    What a preset or a file says in vain is told to `note`.
+    Where nothing says what the embedded model should learn, it is the preset `FIRST_TASK`. What a preset or a file says
+    in vain is told to `note`.
     """
     from ddpo_core import DDPOError
-    from ddpo_core.runs.config import read_toml
+    from ddpo_core.runs.config import BUILTIN_MODEL, read_toml
     from ddpo_core.runs.defaults import left_out, run_config
 
-    task = read_preset(preset) if preset is not None else None
     if file is not None and not file.exists() and str(file) in list_presets():
         raise CLIError(f"there is no configuration file {str(file)!r}; did you mean --preset {file}?")
     stored = read_toml(file) if file is not None else None
+    chosen = {**(stored or {}), **said}
+    if preset is None and "reward" not in chosen and chosen.get("model", BUILTIN_MODEL) == BUILTIN_MODEL:
+        preset = FIRST_TASK
+    task = read_preset(preset) if preset is not None else None
     try:
         wanted = run_config(said, stored=stored, preset=task)
     except DDPOError as error:

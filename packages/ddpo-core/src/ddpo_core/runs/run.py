@@ -1,6 +1,6 @@
 """A run as a plain value: what its folder says of it, however torn, read without torch.
 
-run = open_run("runs/0001-jpeg_compressibility")
+run = open_run("runs/0001-llava_bertscore")
 print(run.status, run.epoch, run.rows[-1]["reward_mean"])
 """
 

@@ -135,8 +135,10 @@ def _name_in_tables(encoder: str) -> str:
 def _build_scorer(folder: Path, layer: int, device: str, batch_size: int) -> Any:
     from bert_score import BERTScorer
     from transformers import AutoConfig
+    from transformers.utils import logging
 
-    path = _ModelFolder(folder.resolve())
+    path, verbosity = _ModelFolder(folder.resolve()), logging.get_verbosity()
+    logging.set_verbosity_error()  # it would tell everybody that a pooler is missing, which BERTScore never asks
     try:
         path.is_t5 = "t5" in AutoConfig.from_pretrained(str(path), local_files_only=True).model_type
         scorer = BERTScorer(
@@ -146,6 +148,8 @@ def _build_scorer(folder: Path, layer: int, device: str, batch_size: int) -> Any
     except Exception as error:
         why = " ".join(str(error).split())
         raise RewardError(f"{folder} cannot be loaded as a text encoder with {layer} layers: {why}") from error
+    finally:
+        logging.set_verbosity(verbosity)
     if scorer._tokenizer.model_max_length > _NO_LIMIT:
         scorer._tokenizer.model_max_length = _MAX_TOKENS
     return scorer
