@@ -7,12 +7,13 @@ and both by the judge of scenes, which is not trained on.
 """
 
 from experiments import Experiment, draw, parse_options, table, train_all
+from PIL import Image
 
 from ddpo_core import prompt_set
 from ddpo_core.emoji.scene_judge import agreement, load_scene_judge
-from ddpo_core.runs import fixed_prompts, grid, save_png, to_pil
+from ddpo_core.runs import fixed_prompts, grid, to_pil
 
-PROMPTS = ("a dog riding a bike", "a fox playing chess", "a bear washing dishes", "a rabbit riding a bike")
+PROMPTS = fixed_prompts(prompt_set("animals_activities"), 8).prompts
 SNAPSHOTS = 5
 
 
@@ -27,20 +28,30 @@ def main() -> None:
         }
     )
     shown = {epoch: draw(experiment, epoch, PROMPTS, options) for epoch in epochs}
-    tiles = [
-        (to_pil(drawn.images)[row], f"epoch {epoch}: {drawn.info['caption'][row]}, {drawn.scores[row]:.3f}")
-        for row in range(len(PROMPTS))
-        for epoch, drawn in shown.items()
+    rows = [
+        grid(
+            [to_pil(drawn.images)[place] for drawn in shown.values()],
+            [
+                f"epoch {epoch}: {drawn.info['caption'][place]}, {drawn.scores[place]:.3f}"
+                for epoch, drawn in shown.items()
+            ],
+            columns=len(epochs),
+            title=prompt,
+        )
+        for place, prompt in enumerate(PROMPTS)
     ]
-    save_png(grid(*zip(*tiles, strict=True), columns=len(epochs)), options.figures / "alignment.png")
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    for place, row in enumerate(rows):
+        sheet.paste(row, (0, sum(above.height for above in rows[:place])))
+    sheet.save(options.figures / "alignment.png")
     judge, many = load_scene_judge(), fixed_prompts(prompt_set("animals_activities"), options.size.samples).prompts
-    rows = [("epoch", "reward", "animal", "activity", "both")]
+    table_rows = [("epoch", "reward", "animal", "activity", "both")]
     for epoch in epochs:
         drawn = draw(experiment, epoch, many, options)
         seen = agreement(judge, drawn.images, many)
         shares = (f"{share:.0%}" for share in (seen.word, seen.activity, seen.whole))
-        rows.append((str(epoch), f"{drawn.scores.mean():.3f}", *shares))
-    print(table(rows))
+        table_rows.append((str(epoch), f"{drawn.scores.mean():.3f}", *shares))
+    print(table(table_rows))
 
 
 if __name__ == "__main__":

@@ -85,12 +85,14 @@ def parse_options(description: str | None) -> Options:
     parser.add_argument("--figures", type=Path, help="where the figures go; left out, RESULTS/figures")
     parser.add_argument("--quick", action="store_true", help="runs of one epoch, which learn nothing")
     parser.add_argument("--seeds", type=int, help="of training, where there are several; left out, 3")
+    parser.add_argument("--epochs", type=int, help="of each run; left out, 40")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each")
     said = parser.parse_args()
     figures = said.figures or said.results / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     size = QUICK if said.quick else FULL
-    return Options(said.results, figures, replace(size, seeds=said.seeds or size.seeds), said.jobs)
+    size = replace(size, seeds=said.seeds or size.seeds, epochs=said.epochs or size.epochs)
+    return Options(said.results, figures, size, said.jobs)
 
 
 def train_all(experiments: Sequence[Experiment], options: Options) -> None:

@@ -12,7 +12,6 @@ from ddpo_core import prompt_set
 from ddpo_core.runs import compare_scores, fixed_prompts, grid, to_pil
 
 COLUMNS = 4
-PROMPTS = {"alignment": ("a dog riding a bike", "a fox playing chess", "a bear washing dishes", "a cat riding a bike")}
 
 
 def main() -> None:
@@ -21,14 +20,15 @@ def main() -> None:
     train_all([Experiment(task) for task in options.size.tasks], options)
     quadrants, rows = [], [("task", "before", "after", "change, 95 %")]
     for task in options.size.tasks:
-        experiment, prompts = Experiment(task), PROMPTS.get(task, ("a cat", "a horse", "a lion", "a frog"))
+        experiment = Experiment(task)
+        every = prompt_set(configuration(experiment, options.size).prompts)
+        prompts = fixed_prompts(every, COLUMNS).prompts
         shown = [draw(experiment, epoch, prompts, options) for epoch in (0, options.size.epochs)]
         pictures = [picture for drawn in shown for picture in to_pil(drawn.images)]
         captions = [
             f"{prompt}\n{score:.3f}" for drawn in shown for prompt, score in zip(prompts, drawn.scores, strict=True)
         ]
         quadrants.append(grid(pictures, captions, columns=COLUMNS, title=f"{task}: before above, after below"))
-        every = prompt_set(configuration(experiment, options.size).prompts)
         many = fixed_prompts(every, options.size.samples).prompts
         scores = [draw(experiment, epoch, many, options).scores.tolist() for epoch in (0, options.size.epochs)]
         found = compare_scores(*scores, clusters=many)
