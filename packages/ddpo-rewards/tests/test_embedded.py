@@ -160,7 +160,7 @@ def scenes():
     return [np.asarray(Image.open(path)) for path in paths], [path.stem for path in paths]
 
 
-def test_llava_rewards_run_on_the_embedded_model_alone_and_say_nothing_of_a_missing_pooler(scenes, caplog):
+def test_llava_rewards_run_on_the_embedded_model_alone_and_load_without_a_word(scenes, caplog, capfd):
     images, prompts = scenes
     reward = get_reward("llava_bertscore?model=builtin:emoji", device="cpu")
     scores, info = reward(images, prompts)
@@ -168,6 +168,7 @@ def test_llava_rewards_run_on_the_embedded_model_alone_and_say_nothing_of_a_miss
     assert (scores > reward(images, [*prompts[1:], prompts[0]]).scores).all()
     assert_conforms(reward)
     assert "MISSING" not in caplog.text
+    assert capfd.readouterr() == ("", "")
     animals = [re.search("fox|cat|dog|zebra", prompt)[0] for prompt in prompts]
     questions = [{"questions": ["What animal is in this image?"], "answers": [animal]} for animal in animals]
     asked = get_reward("llava_vqa?model=builtin:emoji", device="cpu")

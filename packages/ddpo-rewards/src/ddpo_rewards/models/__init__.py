@@ -7,6 +7,9 @@ PickScore, HPSv2, DINOv2, DeBERTa, the tower and (in copies) SigLIP 2 and LLaVA;
 say the cards of models made of it. Importing this imports no network.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from ddpo_rewards.specs import Weight
 
 CLIP_TOWER = Weight(
@@ -59,3 +62,19 @@ TEXT_ENCODER = Weight(
     replaced_by=("encoder",),
     embedded="emoji/text_encoder",
 )
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep the bars of transformers off the terminal, and its report of parts that nobody asks for, while it loads."""
+    from transformers.utils import logging
+
+    verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shows_bars:
+            logging.enable_progress_bar()

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from ddpo_rewards.compute import Device, choose_device
 from ddpo_rewards.errors import RewardError
-from ddpo_rewards.models import TEXT_ENCODER
+from ddpo_rewards.models import TEXT_ENCODER, quietly
 from ddpo_rewards.weights import EMBEDDED, find_model
 
 # Who owns today what the hub, and bert-score's tables, once knew by the bare name.
@@ -135,21 +135,18 @@ def _name_in_tables(encoder: str) -> str:
 def _build_scorer(folder: Path, layer: int, device: str, batch_size: int) -> Any:
     from bert_score import BERTScorer
     from transformers import AutoConfig
-    from transformers.utils import logging
 
-    path, verbosity = _ModelFolder(folder.resolve()), logging.get_verbosity()
-    logging.set_verbosity_error()  # it would tell everybody that a pooler is missing, which BERTScore never asks
+    path = _ModelFolder(folder.resolve())
     try:
         path.is_t5 = "t5" in AutoConfig.from_pretrained(str(path), local_files_only=True).model_type
-        scorer = BERTScorer(
-            model_type=path, num_layers=layer, batch_size=batch_size, device=device, use_fast_tokenizer=True
-        )
+        with quietly():  # the pooler that may be missing is never asked
+            scorer = BERTScorer(
+                model_type=path, num_layers=layer, batch_size=batch_size, device=device, use_fast_tokenizer=True
+            )
     # bert-score asserts, transformers raises OSError, ValueError and more, safetensors its own.
     except Exception as error:
         why = " ".join(str(error).split())
         raise RewardError(f"{folder} cannot be loaded as a text encoder with {layer} layers: {why}") from error
-    finally:
-        logging.set_verbosity(verbosity)
     if scorer._tokenizer.model_max_length > _NO_LIMIT:
         scorer._tokenizer.model_max_length = _MAX_TOKENS
     return scorer

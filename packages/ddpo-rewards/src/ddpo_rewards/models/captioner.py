@@ -14,7 +14,7 @@ import numpy as np
 from ddpo_rewards.compute import BatchSize, Device, DType, choose_device, choose_dtype, map_batches
 from ddpo_rewards.errors import RewardError
 from ddpo_rewards.images import to_picture
-from ddpo_rewards.models import CAPTIONER, LLAVA
+from ddpo_rewards.models import CAPTIONER, LLAVA, quietly
 from ddpo_rewards.models.endpoint import endpoint_captioner, endpoint_probabilities
 from ddpo_rewards.weights import EMBEDDED, find_model
 
@@ -128,10 +128,12 @@ def _load_model(model: str, revision: str | None, device: Device, dtype: DType) 
     precision = choose_dtype(dtype, chosen)
     folder = str(find_model(model, revision, published=_PUBLISHED.get(model)))
     try:
-        network: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=precision, use_safetensors=True, local_files_only=True, trust_remote_code=False
-        )
-        processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        local: Any = {"local_files_only": True, "trust_remote_code": False}
+        with quietly():
+            network: Any = AutoModelForImageTextToText.from_pretrained(
+                folder, dtype=precision, use_safetensors=True, **local
+            )
+            processor: Any = AutoProcessor.from_pretrained(folder, **local)
     # transformers raises OSError, ValueError, KeyError, and safetensors its own, for what is one thing to a person.
     except Exception as error:
         why = " ".join(str(error).split())[:300]

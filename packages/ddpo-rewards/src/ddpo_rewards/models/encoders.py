@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ddpo_rewards.compute import Device, DType, choose_device, choose_dtype
 from ddpo_rewards.errors import RewardError
+from ddpo_rewards.models import quietly
 from ddpo_rewards.models.clip import Tower
 from ddpo_rewards.specs import Weight
 from ddpo_rewards.weights import find_model
@@ -151,7 +152,8 @@ def _load(folder: str, kind: str, dtype: Any) -> tuple[nn.Module, Any, Any]:
         if found != kind:
             raise RewardError(f"{folder} is a model of the kind {found!r}; want {kind!r}")
         whole = AutoModelForImageTextToText if kind == _LLAVA else AutoModel
-        network = whole.from_pretrained(folder, dtype=dtype, use_safetensors=True, **local)
+        with quietly():
+            network = whole.from_pretrained(folder, dtype=dtype, use_safetensors=True, **local)
         network = network.model.vision_tower if kind == _LLAVA else network
         processor = AutoImageProcessor.from_pretrained(folder, **local)
         tokenizer = AutoTokenizer.from_pretrained(folder, **local) if hasattr(network, "get_text_features") else None
