@@ -12,7 +12,16 @@ from safetensors.numpy import load_file
 from ddpo_core.runs.config import validate
 from ddpo_core.runs.parts import make_policy
 
-EMOJI_WHOLE = ("--model", "builtin:emoji", "--trainable", "unet", "--learning-rate", "1e-3")
+EMOJI_WHOLE = (
+    "--model",
+    "builtin:emoji",
+    "--reward",
+    "jpeg_compressibility",
+    "--trainable",
+    "unet",
+    "--learning-rate",
+    "1e-3",
+)
 PARAMS = "checkpoints/epoch-000002/params.safetensors"
 SMALL = ("--num-images", "3", "--num-steps", "2", "--device", "cpu")
 
