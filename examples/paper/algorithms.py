@@ -25,9 +25,11 @@ def main() -> None:
     # By seed: where it is stopped half-way, what is there can be compared.
     parts = product(range(options.size.seeds), options.size.tasks, ALGORITHMS)
     train_all([_experiment(task, algorithm, seed) for seed, task, algorithm in parts], options)
-    figure, panels = pyplot.subplots(1, len(options.size.tasks), figsize=(4.2 * len(options.size.tasks), 3.8))
+    figure, panels = pyplot.subplots(
+        1, len(options.size.tasks), figsize=(4.2 * len(options.size.tasks), 3.8), squeeze=False
+    )
     rows = [("task", *ALGORITHMS)]
-    for panel, task in zip(panels, options.size.tasks, strict=True):
+    for panel, task in zip(panels[0], options.size.tasks, strict=True):
         results = []
         for algorithm in ALGORITHMS:
             queries, curves = _curves(task, algorithm, options)
@@ -39,7 +41,7 @@ def main() -> None:
             results.append(f"{mean:.3f} ± {margin:.3f}")
         panel.set(title=task, xlabel="queries of the reward", ylabel="mean reward of an epoch")
         rows.append((task, *results))
-    panels[0].legend()
+    panels[0][0].legend()
     figure.tight_layout()
     figure.savefig(options.figures / "algorithms.png", dpi=100)
     print(table(rows))
