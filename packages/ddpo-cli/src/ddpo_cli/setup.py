@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ddpo_cli.errors import CLIError
 from ddpo_rewards import Reward, combine, load_registry, parse_reference
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def judges(config: "RunConfig") -> Judges:
 
     Raises:
         RewardError: an unknown reward, options that it does not take, or an extra that is not installed.
+        CLIError: a reward that reads metadata, which the prompts do not have.
     """
     from ddpo_core.runs.config import references
 
@@ -64,6 +66,7 @@ def judges(config: "RunConfig") -> Judges:
     functions = {reference: reward_fn for reference in config.reward if len(config.reward) == 1}
     named = dict.fromkeys([*config.held_out, *references(config.keep)])
     functions |= {name: RewardFunction(build_reward([name])) for name in named if name not in functions}
+    _check_metadata(config.prompts, [reward_fn, *functions.values()])
     held_out, kept = ({name: functions[name] for name in part} for part in (config.held_out, references(config.keep)))
     return Judges(reward_fn, held_out, kept, (text_monitor(),) if config.watch_text else ())
 
@@ -111,3 +114,15 @@ def text_monitor() -> "Monitor":
         return dict(zip(("text_area", "text_overlap"), map(fmean, everyones), strict=True))
 
     return measure
+
+
+def _check_metadata(prompts: str, functions: Sequence[RewardFunction]) -> None:
+    from ddpo_core import list_prompt_sets, prompt_set
+
+    needy = [function.reward.spec.name for function in functions if "metadata" in function.reward.spec.needs]
+    if needy and not all(prompt_set(prompts).metadata):
+        able = ", ".join(name for name in list_prompt_sets() if all(prompt_set(name).metadata))
+        raise CLIError(
+            f"reward {needy[0]!r} reads metadata, which the prompts {prompts!r} do not have; give --prompts {able}, or "
+            "--prompts file:PATH of a .csv or .jsonl with further columns beside the prompt"
+        )

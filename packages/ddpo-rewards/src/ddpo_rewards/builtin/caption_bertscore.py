@@ -134,13 +134,12 @@ def caption_bertscore(
 
     if _FIELD not in reference:
         raise RewardError(f"reference={reference!r} has no {_FIELD}, so every prompt would score alike")
+    caption = captioner or captioner_of(options)  # first: of two that cannot be had, the one that was named is told of
     compared = encoder or (EMBEDDED if model == EMBEDDED else ENCODER)
     scorer = load_bert_scorer(
         compared, revision=encoder_revision, layer=encoder_layer, device=device, batch_size=batch_size
     )
-    return BertScoreOfCaption(
-        captioner or captioner_of(options), scorer, question, reference, recall_baseline(compared, encoder_layer)
-    )
+    return BertScoreOfCaption(caption, scorer, question, reference, recall_baseline(compared, encoder_layer))
 
 
 llava_bertscore = partial(caption_bertscore, model=LLAVA.source.removeprefix("hf://"))
