@@ -58,7 +58,7 @@ def head():
 
 
 def reward_of(score, needs=()):
-    spec = RewardSpec(name="tiny", factory="tiny:tiny", takes="arrays", needs=frozenset(needs))
+    spec = RewardSpec(name="tiny", factory="tiny:tiny", takes="pil", needs=frozenset(needs))
     return Reward(spec, adapt(score, "tiny"))
 
 
@@ -66,22 +66,26 @@ def noise(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
+def picture(height, width, seed=0):
+    return Image.fromarray(noise(height, width, seed))
+
+
 @pytest.mark.parametrize(
     ("height", "width"),
     [(512, 512), (224, 224), (300, 500), (501, 300), (225, 224), (224, 225), (80, 100), (37, 1000), (223, 227), (1, 1)],
 )
 def test_preprocessing_is_that_of_open_clip_exactly(tower, height, width):
-    reference = open_clip.image_transform(224, is_train=False)(Image.fromarray(noise(height, width)))
-    cropped = clip.resize_and_crop(noise(height, width), size=224)
+    reference = open_clip.image_transform(224, is_train=False)(picture(height, width))
+    cropped = np.asarray(clip.resize_and_crop(picture(height, width), size=224))
     ours = clip.normalise(tower, torch.tensor(cropped)[None].permute(0, 3, 1, 2).float().div(255))
     assert torch.equal(ours[0], reference)
 
 
 def test_embeddings_are_those_of_open_clip(tower, tiny):
-    images = [noise(40, 60, seed) for seed in range(5)]
+    images = [picture(40, 60, seed) for seed in range(5)]
     transform = open_clip.image_transform(SIZE, is_train=False)
     with torch.inference_mode():
-        raw = tiny[1].encode_image(torch.stack([transform(Image.fromarray(image)) for image in images]))
+        raw = tiny[1].encode_image(torch.stack([transform(image) for image in images]))
         texts = tiny[1].encode_text(open_clip.get_tokenizer(tiny[0])(["a cat", "a dog"]))
     expected = raw / raw.norm(dim=-1, keepdim=True)
     torch.testing.assert_close(clip.embed_images(tower, images, batch_size=BatchSize(2)), expected, atol=1e-6, rtol=0)
@@ -120,7 +124,7 @@ def test_one_tower_serves_both_rewards_and_goes_with_the_last(tiny, head):
 
 def test_half_precision_moves_an_embedding_little(tiny, tower):
     half = clip.load_tower(tiny[0], None, device="cpu", dtype="bfloat16")
-    images = [noise(40, 60, seed) for seed in range(3)]
+    images = [picture(40, 60, seed) for seed in range(3)]
     fine, coarse = (clip.embed_images(t, images, batch_size=BatchSize(3)) for t in (tower, half))
     assert coarse.dtype == torch.float32
     torch.testing.assert_close(coarse, fine, atol=0.03, rtol=0)
@@ -134,7 +138,7 @@ def test_the_rewards_conform(tower, head):
 def test_a_clip_score_is_the_cosine_of_image_and_prompt(tower, pictures):
     prompts = ["a cat", "a dog", "a cat", "word " * 100]
     scores, info = reward_of(ClipScore(tower, BatchSize(2), describe=clipscore), needs=["prompts"])(pictures, prompts)
-    images = clip.embed_images(tower, pictures, batch_size=BatchSize(4))
+    images = clip.embed_images(tower, [Image.fromarray(one) for one in pictures], batch_size=BatchSize(4))
     texts = clip.embed_texts(tower, prompts, batch_size=BatchSize(4))
     assert scores == pytest.approx((images * texts).sum(-1).tolist(), abs=1e-6)
     assert info["clipscore"] == pytest.approx([2.5 * max(score, 0) for score in scores.tolist()], abs=1e-5)
@@ -170,8 +174,8 @@ def test_an_image_that_was_prepared_before_scores_the_same(tower, head):
     for function in (AestheticScore(tower, head, BatchSize(3)), ClipScore(tower, BatchSize(3))):
         prompts = ["a cat"] * 3
         reward = reward_of(function, needs=["prompts"])
-        prepared = [function.prepare(image) for image in images]
-        assert {image.shape for image in prepared} == {(SIZE, SIZE, 3)}
+        prepared = [function.prepare(Image.fromarray(image)) for image in images]
+        assert {image.size for image in prepared} == {(SIZE, SIZE)}
         assert reward(prepared, prompts).scores.tolist() == reward(images, prompts).scores.tolist()
         assert function.batch_size == 3
     assert ClipScore(tower, BatchSize(3)).prepare == AestheticScore(tower, head, BatchSize(3)).prepare  # done once
@@ -201,15 +205,15 @@ def test_rewards_with_one_tower_embed_an_image_once(tower, head, monkeypatch):
 
 def test_embeddings_may_take_part_in_a_gradient(tower):
     scale = torch.ones((), requires_grad=True)
-    (scale * clip.embed_images(tower, [noise(40, 60)], batch_size=BatchSize(1))).sum().backward()
+    (scale * clip.embed_images(tower, [picture(40, 60)], batch_size=BatchSize(1))).sum().backward()
     assert scale.grad is not None
 
 
 def test_the_differentiable_path_deviates_as_little_as_it_says(tower, test_data):
-    picture = np.asarray(Image.open(test_data / "astronaut.png").convert("RGB"))
-    float_path = torch.tensor(picture)[None].permute(0, 3, 1, 2).float() / 255
+    astronaut = Image.open(test_data / "astronaut.png").convert("RGB")
+    float_path = torch.tensor(np.asarray(astronaut))[None].permute(0, 3, 1, 2).float() / 255
     resized = torch.nn.functional.interpolate(float_path, (224, 224), mode="bicubic", antialias=True).clamp(0, 1)
-    pillow = torch.tensor(clip.resize_and_crop(picture, size=224))[None].permute(0, 3, 1, 2).float() / 255
+    pillow = torch.tensor(np.asarray(clip.resize_and_crop(astronaut, size=224)))[None].permute(0, 3, 1, 2).float() / 255
     deviation = (clip.normalise(tower, resized) - clip.normalise(tower, pillow)).abs().max()
     assert 0 < float(deviation) <= 0.045
 

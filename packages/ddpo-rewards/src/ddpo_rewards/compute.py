@@ -3,11 +3,13 @@
 Threads are for work that releases the interpreter lock, as Pillow's codecs and resizing do.
 """
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ddpo_rewards.errors import RewardError
@@ -151,18 +153,28 @@ def map_batches(
         [2.0, 4.0, 6.0]
     """
     results: list[_Out] = []
-    with ThreadPoolExecutor(min(len(items), usable_cores())) as pool:
-        ready = [pool.submit(prepare, item) for item in items]
+    threads = min(len(items), usable_cores())
+    # One task per thread and batch: handing over each item would take as long as what is often done to it, nothing.
+    share = math.ceil(min(len(items), batch_size.most) / threads)
+    with ThreadPoolExecutor(threads) as pool:
+        parts = [
+            pool.submit(lambda part: [prepare(item) for item in part], items[start : start + share])
+            for start in range(0, len(items), share)
+        ]
+        ready = chain.from_iterable(part.result() for part in parts)
+        batch: list[_Ready] = []
         try:
             while len(results) < len(items):
-                batch = [future.result() for future in ready[len(results) : len(results) + batch_size.most]]
-                outputs = _run_or_none(run, batch)
+                batch += islice(ready, max(0, batch_size.most - len(batch)))
+                tried = batch[: batch_size.most]
+                outputs = _run_or_none(run, tried)
                 if outputs is not None:
                     results += outputs
-                elif len(batch) == 1:
+                    batch = batch[len(tried) :]
+                elif len(tried) == 1:
                     raise RewardError("out of memory on a single image; use a smaller model or another device")
                 else:
-                    batch_size.most = len(batch) // 2
+                    batch_size.most = len(tried) // 2
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -135,7 +135,14 @@ def as_pictures(images: Any) -> "list[Image]":
         (6, 4)
     """
     given = as_arrays(images) if is_tensor(images) else images
-    return map_in_threads(lambda index: to_picture(read_image(given[index], index)), range(len(given)))
+
+    def picture(index: int) -> "Image":
+        return to_picture(read_image(given[index], index))
+
+    # Threads are for what has to be decoded: handing over what lies ready takes longer than checking it.
+    if all(map(_is_decoded, given)):
+        return [picture(index) for index in range(len(given))]
+    return map_in_threads(picture, range(len(given)))
 
 
 def as_array(image: Any, index: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -217,6 +224,11 @@ def check_tensor(images: "Tensor") -> None:
     low, high = (float(bound) for bound in images.detach().float().aminmax())
     if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
         raise RewardError(f"images lie in [{low:g}, {high:g}]{_range_hint(low, high)}; {_WANTED}")
+
+
+def _is_decoded(image: Any) -> bool:
+    """Whether the pixels lie in memory; Pillow's files have tiles as long as they do not."""
+    return isinstance(image, np.ndarray) or (hasattr(image, "getexif") and not getattr(image, "tile", ()))
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:

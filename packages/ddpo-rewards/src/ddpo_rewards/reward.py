@@ -36,10 +36,10 @@ Info: TypeAlias = dict[str, list[Any]]
 Metadata: TypeAlias = Sequence[Mapping[str, Any]]
 # What a `Reward` calls: images in the form its spec takes, prompts and metadata as given. It may return an array,
 # `(array, info)` or a dict with "scores"; it may also have methods `differentiable`, `state` and `load_state`, a number
-# `batch_size` of images that it runs at once, and `prepare(image)`, which brings a uint8 array to what it looks at: an
-# image that was prepared scores the same, to the bit; `reads_files`, true where metadata name files that it reads; and
-# `tower`, `embed(images)` and `score_embeddings(embeddings, prompts, metadata)`, the two halves of the call: rewards
-# with one tower then embed an image once.
+# `batch_size` of images that it runs at once, and `prepare(image)`, which brings an image of that form (an array, where
+# it takes tensors) to what it looks at: an image that was prepared scores the same, to the bit; `reads_files`, true
+# where metadata name files that it reads; and `tower`, `embed(images)` and `score_embeddings(embeddings, prompts,
+# metadata)`, the two halves of the call: rewards with one tower then embed an image once.
 ScoreFunction: TypeAlias = Callable[[Any, Sequence[str] | None, Metadata | None], Any]
 _BATCH = 32  # images of full size: 100 MB at 1024 x 1024
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -178,14 +178,13 @@ def form_of(reward: Reward) -> Callable[[Any], Any]:
 
     Rewards with the same form have the same function here: an image needs to be brought to it once.
     """
+    form = to_picture if reward.spec.takes == "pil" else np.asarray
     prepare: Callable[[Any], Any] | None = getattr(reward.score_function, "prepare", None)
-    if prepare is not None:
-        return _Prepared(prepare)
-    return to_picture if reward.spec.takes == "pil" else np.asarray
+    return form if prepare is None else _Prepared(prepare, form)
 
 
 def embed(reward: Reward, images: Sequence[Any]) -> Any:
-    """What the reward's tower makes of uint8 arrays, one row each."""
+    """What the reward's tower makes of images in the form that `form_of` gives them, one row each."""
     return _guarded(reward, reward.score_function.embed, images)  # type: ignore[attr-defined]
 
 
@@ -234,9 +233,10 @@ class _Prepared:
     """A reward's `prepare` on what was read; equal where that is the same."""
 
     prepare: Callable[[Any], Any]
+    form: Callable[[Any], Any]
 
     def __call__(self, image: Any) -> Any:
-        return self.prepare(np.asarray(image))
+        return self.prepare(self.form(image))
 
 
 class _Adapted:

@@ -12,8 +12,8 @@ from ddpo_rewards.specs import ReferenceScore, RewardSpec, Weight
 from ddpo_rewards.weights import EMBEDDED, embedded_path, fetch
 
 if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float, UInt8
+    from jaxtyping import Float
+    from PIL.Image import Image
     from torch import Tensor
 
     from ddpo_rewards.models.clip import Tower
@@ -42,7 +42,7 @@ SPEC = RewardSpec(
     name="aesthetic",
     factory="ddpo_rewards.builtin.aesthetic:aesthetic",
     summary="LAION's aesthetic predictor on CLIP ViT-L/14; mostly 3 to 7.",
-    takes="arrays",
+    takes="pil",
     unit="rating, nominally 1 to 10",
     range=(-12.76, 23.23),  # 5.2366 -/+ 17.9956: an affine map of a unit vector
     licence="Apache-2.0",
@@ -78,11 +78,11 @@ class AestheticScore:
         """What an image may be brought to before it comes here, without a change of its score."""
         return self.tower.prepare
 
-    def __call__(self, images: "Sequence[UInt8[np.ndarray, '_ _ 3']]") -> "RewardResult":
+    def __call__(self, images: "Sequence[Image]") -> "RewardResult":
         """Score images as the published predictor does."""
         return self.score_embeddings(self.embed(images), None, None)
 
-    def embed(self, images: "Sequence[UInt8[np.ndarray, '_ _ 3']]") -> "Float[Tensor, 'batch dim']":
+    def embed(self, images: "Sequence[Image]") -> "Float[Tensor, 'batch dim']":
         """What the tower makes of images, once for all rewards that have this tower."""
         from ddpo_rewards.models import clip
 

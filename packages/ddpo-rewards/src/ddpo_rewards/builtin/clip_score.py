@@ -10,8 +10,8 @@ from ddpo_rewards.models import CLIP_TOWER
 from ddpo_rewards.specs import RewardSpec
 
 if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float, UInt8
+    from jaxtyping import Float
+    from PIL.Image import Image
     from torch import Tensor
 
     from ddpo_rewards.models.clip import Tower
@@ -22,7 +22,7 @@ SPEC = RewardSpec(
     factory="ddpo_rewards.builtin.clip_score:clip_score",
     summary="Cosine of image and prompt under CLIP ViT-L/14; mostly 0.1 to 0.35.",
     needs=frozenset({"prompts"}),
-    takes="arrays",
+    takes="pil",
     unit="cosine",
     range=(-1.0, 1.0),
     licence="Apache-2.0",
@@ -51,11 +51,11 @@ class ClipScore:
         """What an image may be brought to before it comes here, without a change of its score."""
         return self.tower.prepare
 
-    def __call__(self, images: "Sequence[UInt8[np.ndarray, '_ _ 3']]", prompts: Sequence[str]) -> "RewardResult":
+    def __call__(self, images: "Sequence[Image]", prompts: Sequence[str]) -> "RewardResult":
         """Cosine of each image with its prompt, times the scale."""
         return self.score_embeddings(self.embed(images), prompts, None)
 
-    def embed(self, images: "Sequence[UInt8[np.ndarray, '_ _ 3']]") -> "Float[Tensor, 'batch dim']":
+    def embed(self, images: "Sequence[Image]") -> "Float[Tensor, 'batch dim']":
         """What the tower makes of images, once for all rewards that have this tower."""
         from ddpo_rewards.models import clip
 

@@ -11,8 +11,8 @@ from ddpo_rewards.models import DINO
 from ddpo_rewards.specs import RewardSpec
 
 if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float, UInt8
+    from jaxtyping import Float
+    from PIL.Image import Image
     from torch import Tensor
 
     from ddpo_rewards.models.clip import Tower
@@ -23,7 +23,7 @@ SPEC = RewardSpec(
     factory="ddpo_rewards.builtin.dino_similarity:dino_similarity",
     summary="Mean cosine of an image and its metadata's reference images under DINOv2.",
     needs=frozenset({"metadata"}),
-    takes="arrays",
+    takes="pil",
     unit="cosine",
     range=(-1.0, 1.0),
     licence="Apache-2.0",
@@ -54,7 +54,7 @@ class DinoSimilarity:
         """What an image may be brought to before it comes here, without a change of its score."""
         return self.tower.prepare
 
-    def __call__(self, images: "Sequence[UInt8[np.ndarray, '_ _ 3']]", *, metadata: "Metadata") -> "RewardResult":
+    def __call__(self, images: "Sequence[Image]", *, metadata: "Metadata") -> "RewardResult":
         """Mean cosine of each image with its references."""
         import numpy as np
 
@@ -72,13 +72,13 @@ class DinoSimilarity:
         return RewardResult(scores, {"similarities": similarities})
 
     def _embed(self, references: Sequence[Any]) -> "list[Float[Tensor, ' dim']]":
-        from ddpo_rewards.images import as_array
+        from ddpo_rewards.images import read_image, to_picture
         from ddpo_rewards.models import clip
 
         keys = [_file_key(reference) or place for place, reference in enumerate(references)]
         new = {key: place for place, key in enumerate(keys) if key not in self._known}
-        arrays = [as_array(references[place], place) for place in new.values()]
-        embeddings = clip.embed_images(self.tower, arrays, batch_size=self.at_once) if new else ()
+        pictures = [to_picture(read_image(references[place], place)) for place in new.values()]
+        embeddings = clip.embed_images(self.tower, pictures, batch_size=self.at_once) if new else ()
         fresh = dict(zip(new, embeddings, strict=True))
         found = [fresh[key] if key in fresh else self._known[key] for key in keys]
         self._known.update({key: embedding for key, embedding in fresh.items() if isinstance(key, tuple)})

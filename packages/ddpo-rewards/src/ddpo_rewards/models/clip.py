@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,6 +22,9 @@ from ddpo_rewards.compute import BatchSize, Device, DType, choose_device, choose
 from ddpo_rewards.errors import RewardError
 from ddpo_rewards.models import CLIP_TOWER
 from ddpo_rewards.weights import fetch
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 VIT_L_14 = "ViT-L-14-quickgelu"
 CONTEXT_LENGTH = 77  # tokens, with the start and the end
@@ -39,11 +42,11 @@ class Tower:
     std: tuple[float, float, float]
     device: torch.device
     dtype: torch.dtype
-    fit: Callable[..., Any]  # brings an image to the size that the tower looks at
+    fit: "Callable[..., Image]"  # brings an image to the size that the tower looks at
 
-    def prepare(self, image: UInt8[np.ndarray, "_ _ 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    def prepare(self, image: "Image") -> "Image":
         """Bring an image to what the tower looks at; what is so already stays as it is."""
-        return self.fit(image)  # type: ignore[no-any-return]
+        return self.fit(image)
 
 
 # The one shared thing in this package: `aesthetic` and `clip_score` use one tower, as long as either lives.
@@ -96,13 +99,11 @@ def batch_size_of(tower: Tower, asked: int | None) -> BatchSize:
     return BatchSize(usual if asked is None else asked)
 
 
-def embed_images(
-    tower: Tower, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, batch_size: BatchSize
-) -> Float[Tensor, "batch dim"]:
-    """Unit embeddings of images, float32 on the CPU; Pillow preprocesses on all cores while the network runs."""
+def embed_images(tower: Tower, images: "Sequence[Image]", *, batch_size: BatchSize) -> Float[Tensor, "batch dim"]:
+    """Unit embeddings of RGB images, float32 on the CPU; Pillow preprocesses on all cores while the network runs."""
 
-    def run(batch: list[UInt8[np.ndarray, "size size 3"]]) -> Sequence[Tensor]:
-        pixels = torch.from_numpy(np.stack(batch))
+    def run(batch: "list[Image]") -> Sequence[Tensor]:
+        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in batch]))
         on_gpu = tower.device.type == "cuda"
         # From pinned memory the copy is queued behind what the GPU still does, and the CPU goes on.
         pixels = (pixels.pin_memory() if on_gpu else pixels).to(tower.device, non_blocking=on_gpu)
@@ -147,42 +148,45 @@ def embed_differentiably(tower: Tower, images: Float[Tensor, "batch 3 height wid
     return _embed(tower, normalise(tower, cropped))
 
 
-def resize_and_crop(image: UInt8[np.ndarray, "height width 3"], *, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def resize_and_crop(image: "Image", *, size: int) -> "Image":
     """Resize the shortest edge by Pillow's bicubic filter and crop the centre, as open_clip's transform does.
 
     What lies outside the centre square is invisible to CLIP.
 
     Example:
-        >>> resize_and_crop(np.zeros((300, 500, 3), np.uint8), size=224).shape
-        (224, 224, 3)
+        >>> from PIL import Image
+        >>> resize_and_crop(Image.new("RGB", (500, 300)), size=224).size
+        (224, 224)
     """
-    from PIL import Image
+    from PIL.Image import Resampling
 
-    if image.shape[:2] == (size, size):
+    if image.size == (size, size):
         return image
-    height, width = _resized(image.shape[0], image.shape[1], size)
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    height, width = _resized(image.height, image.width, size)
+    resized = image.resize((width, height), Resampling.BICUBIC)
     top, left = _offset(height, size), _offset(width, size)
-    return np.asarray(resized.crop((left, top, left + size, top + size)))
+    return resized.crop((left, top, left + size, top + size))
 
 
-def resize_and_pad(image: UInt8[np.ndarray, "height width 3"], *, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def resize_and_pad(image: "Image", *, size: int) -> "Image":
     """Resize the longest edge by Pillow's bicubic filter and lay the image on the middle of a black square.
 
     Example:
-        >>> resize_and_pad(np.full((300, 600, 3), 255, np.uint8), size=4)[:, 0, 0]
-        array([  0, 255, 255,   0], dtype=uint8)
+        >>> from PIL import Image
+        >>> padded = resize_and_pad(Image.new("RGB", (600, 300), "white"), size=4)
+        >>> [padded.getpixel((0, row))[0] for row in range(4)]
+        [0, 255, 255, 0]
     """
     from PIL import Image
 
-    if image.shape[:2] == (size, size):
+    if image.size == (size, size):
         return image
-    scale = size / max(image.shape[:2])
-    height, width = (max(1, round(edge * scale)) for edge in image.shape[:2])
+    scale = size / max(image.size)
+    width, height = (max(1, round(edge * scale)) for edge in image.size)
     square = Image.new("RGB", (size, size))
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
     square.paste(resized, ((size - width) // 2, (size - height) // 2))
-    return np.asarray(square)
+    return square
 
 
 def normalise(tower: Tower, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:

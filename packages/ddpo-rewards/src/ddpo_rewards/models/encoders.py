@@ -8,10 +8,9 @@ that the model's own folder states.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ddpo_rewards.compute import Device, DType, choose_device, choose_dtype
@@ -20,6 +19,9 @@ from ddpo_rewards.models import quietly
 from ddpo_rewards.models.clip import Tower
 from ddpo_rewards.specs import Weight
 from ddpo_rewards.weights import find_model
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _SIGLIP, _LLAVA = "siglip", "llava"
 
@@ -68,34 +70,22 @@ def load_encoder(
     )
 
 
-def squeeze(
-    image: UInt8[np.ndarray, "height width 3"], *, edge: int, resample: int
-) -> UInt8[np.ndarray, "edge edge 3"]:
+def squeeze(image: "Image", *, edge: int, resample: int) -> "Image":
     """Resize to a square by one of Pillow's filters, whatever becomes of the proportions."""
-    from PIL import Image
-
-    if image.shape[:2] == (edge, edge):
-        return image
-    return np.asarray(Image.fromarray(image).resize((edge, edge), Image.Resampling(resample)))
+    return image if image.size == (edge, edge) else image.resize((edge, edge), resample)
 
 
-def resize_and_cut(
-    image: UInt8[np.ndarray, "height width 3"], *, edge: int, resample: int
-) -> UInt8[np.ndarray, "edge edge 3"]:
+def resize_and_cut(image: "Image", *, edge: int, resample: int) -> "Image":
     """Resize the shortest edge by one of Pillow's filters and cut the square in the middle out.
 
     Where half a pixel is to be cut it is cut from the end, as transformers does; open_clip rounds it to even.
     """
-    from PIL import Image
-
-    height, width = image.shape[:2]
-    if height == width == edge:
+    if image.size == (edge, edge):
         return image
-    short = min(height, width)
-    new_height, new_width = (edge if side == short else int(edge * side / short) for side in (height, width))
-    resized = np.asarray(Image.fromarray(image).resize((new_width, new_height), Image.Resampling(resample)))
-    top, left = (new_height - edge) // 2, (new_width - edge) // 2
-    return resized[top : top + edge, left : left + edge]
+    short = min(image.size)
+    width, height = (edge if side == short else int(edge * side / short) for side in image.size)
+    left, top = (width - edge) // 2, (height - edge) // 2
+    return image.resize((width, height), resample).crop((left, top, left + edge, top + edge))
 
 
 @dataclass(frozen=True, eq=False)
