@@ -35,7 +35,7 @@ SHAPES = {
     "large": Shape(128, 10, 5.0, 4, 8, 2),
     "sd": Shape(512, 50, 5.0, 8, 16, 2),
 }
-"""`tiny`: random networks, a UNet of 2.5 million parameters. `embedded`: the emoji model. `large`: 60 million.
+"""`tiny`: random networks, a UNet of 2.3 million parameters. `embedded`: the emoji model. `large`: 60 million.
 `sd`: Stable Diffusion 1.4's UNet, for GPUs."""
 
 
@@ -123,7 +123,7 @@ def _replace_networks(folder: Path, shape: str) -> None:
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     torch.manual_seed(SEED)
-    widths, heads = {"tiny": ((32, 64), 4), "large": ((160, 320, 480), 8), "sd": ((320, 640, 1280, 1280), 8)}[shape]
+    widths, heads = {"tiny": ((32, 64, 64), 4), "large": ((160, 320, 480), 8), "sd": ((320, 640, 1280, 1280), 8)}[shape]
     unet = UNet2DConditionModel(
         sample_size=SHAPES[shape].pixels // 8,
         cross_attention_dim=pipeline.unet.config.cross_attention_dim,
