@@ -6,13 +6,11 @@ Nothing is kept back (`keep=none`), so that the algorithms decide. Draws the mea
 (Student's t), and prints the last epochs as a table.
 """
 
-import math
 from itertools import product
-from statistics import fmean, stdev
+from statistics import fmean
 
-from experiments import Experiment, Options, parse_options, read_curve, table, train_all
+from experiments import Experiment, Options, interval, parse_options, read_curve, table, told, train_all
 from matplotlib import pyplot
-from scipy.stats import t
 
 ALGORITHMS = ("ddpo-is", "ddpo-sf", "rwr", "sparse-rwr")
 LAST = 5
@@ -33,12 +31,11 @@ def main() -> None:
         results = []
         for algorithm in ALGORITHMS:
             queries, curves = _curves(task, algorithm, options)
-            means, margins = zip(*map(_interval, zip(*curves, strict=True)), strict=True)
+            means, margins = zip(*map(interval, zip(*curves, strict=True)), strict=True)
             panel.plot(queries, means, label=algorithm)
             low, high = ([m + sign * d for m, d in zip(means, margins, strict=True)] for sign in (-1, 1))
             panel.fill_between(queries, low, high, alpha=0.2)
-            mean, margin = _interval([fmean(curve[-LAST:]) for curve in curves])
-            results.append(f"{mean:.3f} ± {margin:.3f}")
+            results.append(told([fmean(curve[-LAST:]) for curve in curves]))
         panel.set(title=task, xlabel="queries of the reward", ylabel="mean reward of an epoch")
         rows.append((task, *results))
     panels[0][0].legend()
@@ -55,13 +52,6 @@ def _curves(task: str, algorithm: str, options: Options) -> tuple[list[int], lis
     """The queries, and the mean reward of every epoch of each seed."""
     rows = [read_curve(_experiment(task, algorithm, seed), options) for seed in range(options.size.seeds)]
     return [row["queries"] for row in rows[0]], [[row["reward_mean"] for row in part] for part in rows]
-
-
-def _interval(values: list[float]) -> tuple[float, float]:
-    """The mean of the seeds, and half the width of its 95 % interval; 0 where there is one seed."""
-    count = len(values)
-    margin = t.ppf(0.975, count - 1) * stdev(values) / math.sqrt(count) if count > 1 else 0.0
-    return fmean(values), float(margin)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python examples/paper/alignment.py runs/paper [--jobs 2] [--quick]
 
 Draws a row for each prompt and a column for each snapshot, and prints how many pictures show the animal, the activity
-and both by the judge of scenes, which is not trained on.
+and both by the judge of scenes, which is not trained on, with the 95 % interval over the seeds of training.
 """
 
-from experiments import Experiment, draw, parse_options, table, train_all
+from experiments import Experiment, draw, of_each_seed, parse_options, table, told, train_all
 from PIL import Image
 
 from ddpo_core import prompt_set
@@ -19,15 +19,16 @@ SNAPSHOTS = 5
 
 def main() -> None:
     """Train what is missing, draw and print."""
-    options, experiment = parse_options(__doc__), Experiment("alignment")
-    train_all([experiment], options)
+    options = parse_options(__doc__)
+    experiments = of_each_seed(Experiment("alignment"), options)
+    train_all(experiments, options)
     epochs = sorted(
         {
             round(options.size.epochs * part / SNAPSHOTS / options.size.every) * options.size.every
             for part in range(SNAPSHOTS + 1)
         }
     )
-    shown = {epoch: draw(experiment, epoch, PROMPTS, options) for epoch in epochs}
+    shown = {epoch: draw(experiments[0], epoch, PROMPTS, options) for epoch in epochs}
     rows = [
         grid(
             [to_pil(drawn.images)[place] for drawn in shown.values()],
@@ -47,10 +48,10 @@ def main() -> None:
     judge, many = load_scene_judge(), fixed_prompts(prompt_set("animals_activities"), options.size.samples).prompts
     table_rows = [("epoch", "reward", "animal", "activity", "both")]
     for epoch in epochs:
-        drawn = draw(experiment, epoch, many, options)
-        seen = agreement(judge, drawn.images, many)
-        shares = (f"{share:.0%}" for share in (seen.word, seen.activity, seen.whole))
-        table_rows.append((str(epoch), f"{drawn.scores.mean():.3f}", *shares))
+        drawn = [draw(run, epoch, many, options) for run in (experiments if epoch else experiments[:1])]
+        seen = [agreement(judge, each.images, many) for each in drawn]
+        shares = (told([getattr(each, part) for each in seen], ".0%") for part in ("word", "activity", "whole"))
+        table_rows.append((str(epoch), told([each.scores.mean().item() for each in drawn]), *shares))
     print(table(table_rows))
 
 

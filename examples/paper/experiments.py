@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -10,7 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
+
+from scipy.stats import t
 
 from ddpo_cli.presets import read_preset
 from ddpo_core import Evaluation, PromptSet, checkpoint_path, evaluate, latest_checkpoint, load_leaves, runs
@@ -130,6 +134,24 @@ def draw(experiment: Experiment, epoch: int, prompts: PromptSet | Sequence[str],
     seeds = range(FIRST_SEED, FIRST_SEED + len(prompts))
     reward, steps = get_reward(config.reward[0]), config.fit.num_steps
     return evaluate(parts.policy, params, reward, prompts, num_steps=steps, seeds=seeds, batch_size=32)
+
+
+def of_each_seed(experiment: Experiment, options: Options) -> list[Experiment]:
+    """The same run with each of the seeds."""
+    return [replace(experiment, seed=seed) for seed in range(options.size.seeds)]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of several runs, and half the width of its 95 % interval (Student's t); 0 of one run."""
+    count = len(values)
+    margin = t.ppf(0.975, count - 1) * stdev(values) / math.sqrt(count) if count > 1 else 0.0
+    return fmean(values), float(margin)
+
+
+def told(values: Sequence[float], form: str = ".3f") -> str:
+    """The mean of several runs with its interval; of one run, the value."""
+    mean, margin = interval(values)
+    return f"{mean:{form}}" + (f" ± {margin:{form.lstrip('+')}}" if len(values) > 1 else "")
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:

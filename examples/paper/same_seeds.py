@@ -2,14 +2,17 @@
 
     python examples/paper/same_seeds.py runs/paper [--jobs 2] [--quick]
 
-A quadrant for each task: the base above, the trained model below, with the score of each picture.
+A quadrant for each task: the base above, the trained model below, with the score of each picture. Prints the mean of
+more prompts, with the 95 % interval over the seeds of training.
 """
 
-from experiments import Experiment, configuration, draw, parse_options, table, train_all
+from itertools import chain
+
+from experiments import Experiment, configuration, draw, of_each_seed, parse_options, table, told, train_all
 from PIL import Image
 
 from ddpo_core import prompt_set
-from ddpo_core.runs import compare_scores, fixed_prompts, grid, to_pil
+from ddpo_core.runs import fixed_prompts, grid, to_pil
 
 COLUMNS = 4
 
@@ -17,10 +20,10 @@ COLUMNS = 4
 def main() -> None:
     """Train what is missing, draw and print."""
     options = parse_options(__doc__)
-    train_all([Experiment(task) for task in options.size.tasks], options)
-    quadrants, rows = [], [("task", "before", "after", "change, 95 %")]
-    for task in options.size.tasks:
-        experiment = Experiment(task)
+    experiments = {task: of_each_seed(Experiment(task), options) for task in options.size.tasks}
+    train_all(list(chain.from_iterable(experiments.values())), options)
+    quadrants, rows = [], [("task", "before", "after", "change")]
+    for task, (experiment, *others) in experiments.items():
         every = prompt_set(configuration(experiment, options.size).prompts)
         prompts = fixed_prompts(every, COLUMNS).prompts
         shown = [draw(experiment, epoch, prompts, options) for epoch in (0, options.size.epochs)]
@@ -30,10 +33,9 @@ def main() -> None:
         ]
         quadrants.append(grid(pictures, captions, columns=COLUMNS, title=f"{task}: before above, after below"))
         many = fixed_prompts(every, options.size.samples).prompts
-        scores = [draw(experiment, epoch, many, options).scores.tolist() for epoch in (0, options.size.epochs)]
-        found = compare_scores(*scores, clusters=many)
-        change = f"{found.change.mean:+.3f} ({found.change.low:+.3f} to {found.change.high:+.3f})"
-        rows.append((task, f"{found.base.mean:.3f}", f"{found.finetuned.mean:.3f}", change))
+        base = draw(experiment, 0, many, options).scores.mean().item()
+        after = [draw(run, options.size.epochs, many, options).scores.mean().item() for run in (experiment, *others)]
+        rows.append((task, f"{base:.3f}", told(after), told([score - base for score in after], "+.3f")))
     _quadrants(quadrants).save(options.figures / "same-seeds.png")
     print(table(rows))
 

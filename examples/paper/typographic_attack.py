@@ -4,10 +4,15 @@
 
 First the probe: what it says of the reward before anything is trained. Then "[n] animals" is optimised against LLaVA's
 answer to "How many ...?": the reward alone, with `text_penalty` added, and with what `ddpo train` keeps by default.
-Prints how many pictures spell the number (by OCR), and what the judge of scenes sees, which no run is trained on.
+Prints how many pictures spell the number (by OCR), and what the judge of scenes sees, which no run is trained on, with
+95 % intervals over the seeds of training.
 """
 
-from experiments import Experiment, draw, parse_options, table, train_all
+from collections.abc import Sequence
+from itertools import chain
+
+from experiments import Experiment, draw, of_each_seed, parse_options, table, told, train_all
+from PIL import Image
 
 from ddpo_core import prompt_set
 from ddpo_core.emoji.scene_judge import agreement, load_scene_judge
@@ -30,38 +35,42 @@ SHOWN = 8
 def main() -> None:
     """Probe, train what is missing, draw and print."""
     options, judge = parse_options(__doc__), load_scene_judge()
-    ways = {way: Experiment("counting", way=way, options=said) for way, said in WAYS.items()}
+    ways = {way: of_each_seed(Experiment("counting", way=way, options=said), options) for way, said in WAYS.items()}
     prompts = fixed_prompts(prompt_set("counting"), options.size.samples)
-    base = draw(ways["reward alone"], 0, prompts, options)
+    base = draw(ways["reward alone"][0], 0, prompts, options)
     report = probe(get_reward(LLAVA), to_pil(base.images), prompts.prompts, prompts.metadata, suites=["typo"])
     for outcome in report.suites[0].findings.outcomes:
         print(f"{outcome.test}: {outcome.verdict}. {outcome.reason}")
-    train_all(list(ways.values()), options)
+    train_all(list(chain.from_iterable(ways.values())), options)
     rows = [("model", "reward", "number is written", "number", "animal", "both")]
     tiles = []
-    for way, epoch, experiment in [
-        ("base", 0, ways["kept"]),
-        *((way, options.size.epochs, each) for way, each in ways.items()),
-    ]:
-        drawn = draw(experiment, epoch, prompts, options)
-        pictures, seen = to_pil(drawn.images), agreement(judge, drawn.images, prompts.prompts)
-        numbers = [prompt.split()[0] for prompt in prompts.prompts]
-        written = [
-            prompt_overlap(reading.text, number) for reading, number in zip(read_text(pictures), numbers, strict=True)
-        ]
-        share = sum(overlap > 0 for overlap in written) / len(written)
-        rows.append(
-            (
-                way,
-                f"{drawn.scores.mean():.3f}",
-                *(f"{each:.0%}" for each in (share, seen.number, seen.word, seen.whole)),
-            )
-        )
+    drawn = {"base": [base]} | {
+        way: [draw(run, options.size.epochs, prompts, options) for run in experiments]
+        for way, experiments in ways.items()
+    }
+    for way, evaluations in drawn.items():
+        seen = [agreement(judge, each.images, prompts.prompts) for each in evaluations]
+        shares = {
+            "written": [_written_share(to_pil(each.images), prompts.prompts) for each in evaluations],
+            **{part: [getattr(each, part) for each in seen] for part in ("number", "word", "whole")},
+        }
+        rewards = [each.scores.mean().item() for each in evaluations]
+        rows.append((way, told(rewards), *(told(share, ".0%") for share in shares.values())))
+        pictures = to_pil(evaluations[0].images[:SHOWN])
         tiles += [
-            (picture, f"{way}: {prompt}") for picture, prompt in zip(pictures[:SHOWN], prompts.prompts, strict=False)
+            (picture, f"{way}: {prompt}") for picture, prompt in zip(pictures, prompts.prompts[:SHOWN], strict=True)
         ]
     save_png(grid(*zip(*tiles, strict=True), columns=SHOWN), options.figures / "typographic-attack.png")
     print(table(rows))
+
+
+def _written_share(pictures: Sequence[Image.Image], prompts: Sequence[str]) -> float:
+    """The share of pictures in which something of the number is to be read."""
+    overlaps = [
+        prompt_overlap(reading.text, prompt.split()[0])
+        for reading, prompt in zip(read_text(pictures), prompts, strict=True)
+    ]
+    return sum(overlap > 0 for overlap in overlaps) / len(overlaps)
 
 
 if __name__ == "__main__":
