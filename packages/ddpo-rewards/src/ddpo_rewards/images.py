@@ -10,8 +10,8 @@ import io
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+_Out = TypeVar("_Out")
 MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it only warns: 0.25 GiB of RGB
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _WANTED = (
@@ -124,7 +125,7 @@ def as_arrays(images: Any) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     """
     if is_tensor(images):
         return list(_tensor_to_arrays(images))
-    return map_in_threads(lambda index: as_array(images[index], index), range(len(images)))
+    return _map_images(as_array, images)
 
 
 def as_pictures(images: Any) -> "list[Image]":
@@ -135,14 +136,7 @@ def as_pictures(images: Any) -> "list[Image]":
         (6, 4)
     """
     given = as_arrays(images) if is_tensor(images) else images
-
-    def picture(index: int) -> "Image":
-        return to_picture(read_image(given[index], index))
-
-    # Threads are for what has to be decoded: handing over what lies ready takes longer than checking it.
-    if all(map(_is_decoded, given)):
-        return [picture(index) for index in range(len(given))]
-    return map_in_threads(picture, range(len(given)))
+    return _map_images(lambda image, index: to_picture(read_image(image, index)), given)
 
 
 def as_array(image: Any, index: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -224,6 +218,13 @@ def check_tensor(images: "Tensor") -> None:
     low, high = (float(bound) for bound in images.detach().float().aminmax())
     if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
         raise RewardError(f"images lie in [{low:g}, {high:g}]{_range_hint(low, high)}; {_WANTED}")
+
+
+def _map_images(function: Callable[[Any, int], _Out], images: Any) -> list[_Out]:
+    """Apply a function to each image and its index, in threads but where all are decoded: handing over takes longer."""
+    if all(map(_is_decoded, images)):
+        return [function(image, index) for index, image in enumerate(images)]
+    return map_in_threads(lambda index: function(images[index], index), range(len(images)))
 
 
 def _is_decoded(image: Any) -> bool:
