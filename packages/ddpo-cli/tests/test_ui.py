@@ -1,10 +1,12 @@
 """What a person sees: nothing that others wrote acts on the terminal, and a run at one glance."""
 
 import csv
+import gc
 import io
 import json
 import re
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +18,7 @@ from rich.console import Console
 from ddpo_cli.ui.console import Format, emit, printable, say, tell
 from ddpo_cli.ui.live import View, epoch_line, panel, shown
 from ddpo_cli.ui.numbers import sparkline
+from ddpo_cli.ui.progress import uncollected
 from ddpo_core import (
     EpochInfo,
     FitConfig,
@@ -192,3 +195,17 @@ def test_a_run_that_goes_on_shows_what_is_behind_it():
     view = View("t", 9, print_line=told.append, print_news=told.append)
     view.show(Started(Path("run"), run_config({}), epoch=2, queries=8, rewards=(-2.0, -1.0)))
     assert (told, view.epoch, view.queries, view.rewards) == (["Going on with run after epoch 2"], 2, 8, [-2.0, -1.0])
+
+
+def test_garbage_is_collected_again_after_loading_also_where_it_failed():
+    with suppress(ValueError), uncollected():
+        assert not gc.isenabled()
+        raise ValueError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with uncollected():
+            pass
+        assert not gc.isenabled()  # whoever has switched it off has the last word
+    finally:
+        gc.enable()

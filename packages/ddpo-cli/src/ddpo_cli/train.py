@@ -15,7 +15,7 @@ from ddpo_cli.presets import list_presets, read_preset
 from ddpo_cli.ui.console import foreign_output, messages, say, tell, to_json
 from ddpo_cli.ui.inline import Pictures, known_pictures
 from ddpo_cli.ui.numbers import duration, moved
-from ddpo_cli.ui.progress import loading
+from ddpo_cli.ui.progress import loading, uncollected
 
 if TYPE_CHECKING:
     from ddpo_core.runs.config import RunConfig
@@ -280,16 +280,15 @@ def _train(
 
     Where `pictures` is None, nothing is shown. Returns the last event, or None on a process that only helps another.
     """
-    from ddpo_cli.interrupts import handled
-    from ddpo_cli.setup import judges
-    from ddpo_cli.ui.live import View, shown, silent
-    from ddpo_core import processes_from_environment
-    from ddpo_core.runs import loop
-    from ddpo_core.runs.compiling import keep_compiled, settle_compile
-    from ddpo_core.runs.events import Finished
-    from ddpo_core.runs.folder import refuse_used
-    from ddpo_core.runs.parts import load_parts
-    from ddpo_core.runs.trackers import check_trackers
+    with uncollected():
+        from ddpo_cli.interrupts import handled
+        from ddpo_cli.setup import judges
+        from ddpo_cli.ui.live import View, shown, silent
+        from ddpo_core import processes_from_environment
+        from ddpo_core.runs.compiling import keep_compiled, settle_compile
+        from ddpo_core.runs.events import Finished
+        from ddpo_core.runs.folder import refuse_used
+        from ddpo_core.runs.trackers import check_trackers
 
     check_trackers(config.tracker)
     with processes_from_environment() as processes:
@@ -299,7 +298,10 @@ def _train(
         config, decided = settle_compile(config)
         if config.compile == "on":
             keep_compiled()
-        with loading(f"Loading {config.model}") if is_shown else nullcontext():
+        with uncollected(), loading(f"Loading {config.model}") if is_shown else nullcontext():
+            from ddpo_core.runs import loop  # takes seconds
+            from ddpo_core.runs.parts import load_parts
+
             scored, parts = judges(config), load_parts(config)
         view = View(f"ddpo train · {' + '.join(config.reward)} · {config.model}", config.epochs)
         screen = silent(view) if pictures is None else shown(view, messages(), pictures=pictures)
