@@ -53,12 +53,12 @@ def _build(size: int, channels: int, widths: tuple[int, ...], attention: tuple[b
         cross_attention_dim=128,
         attention_head_dim=4,
         norm_num_groups=16,
-    ).to(memory_format=torch.channels_last)
+    )
 
 
 def _measure(unet: Any, options: argparse.Namespace) -> tuple[float, float, float]:
     size, channels = unet.config.sample_size, unet.config.in_channels
-    latents = torch.randn(options.batch_size, channels, size, size).to(memory_format=torch.channels_last)
+    latents = torch.randn(options.batch_size, channels, size, size)
     inputs = (latents, torch.randint(0, 1000, (options.batch_size,)), torch.randn(options.batch_size, 16, 128))
 
     def forward() -> None:

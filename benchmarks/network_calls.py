@@ -4,9 +4,9 @@
 
 32 samples: a forward, a forward and backward, and decoding, in float32 and bfloat16; with a LoRA of rank 8 beside the
 weights (as ddpo computes it), added to the weights once per call, and without one; with PyTorch's fused attention and
-as two products; without a LoRA also with queries, keys and values of self-attention in one product, and guidance (twice
-the rows) in one call or in two. Ways are timed in turn, so that a busy machine disturbs all alike; prints medians as a
-table. Memory is asked for in huge pages with `THP_MEM_ALLOC_ENABLE=1` before the command.
+as two products; without a LoRA also channels-last, with queries, keys and values of self-attention in one product, and
+guidance (twice the rows) in one call or in two. Ways are timed in turn, so that a busy machine disturbs all alike;
+prints medians as a table. Memory is asked for in huge pages with `THP_MEM_ALLOC_ENABLE=1` before the command.
 """
 
 import argparse
@@ -66,6 +66,9 @@ def _ways() -> Iterator[tuple[str, Work]]:
         yield f"{told}, no LoRA: forward", partial(_forward, partial(_call, bare, dict, dtype, arguments))
         yield from _of_guidance(bare, dtype, arguments, told)
         if attention == "fused":
+            channels_last = torch.nn.Module.to(_frozen(dtype), memory_format=torch.channels_last)
+            of_channels = partial(_call, channels_last, dict, dtype, arguments)
+            yield f"{told}, no LoRA, channels-last: forward", partial(_forward, of_channels)
             joined = _frozen(dtype)
             joined.fuse_qkv_projections()
             yield f"{told}, no LoRA, joined: forward", partial(_forward, partial(_call, joined, dict, dtype, arguments))
@@ -75,7 +78,7 @@ def _ways() -> Iterator[tuple[str, Work]]:
 def _frozen(dtype: torch.dtype) -> Any:
     unet: Any = load_pipeline("builtin:emoji").unet.requires_grad_(False)
     # Not unet.to: diffusers' own warns about dtypes even where it has no reason to.
-    return torch.nn.Module.to(unet, dtype=dtype, memory_format=torch.channels_last)
+    return torch.nn.Module.to(unet, dtype=dtype)
 
 
 def _of_guidance(unet: Any, dtype: torch.dtype, arguments: tuple[Tensor, ...], told: str) -> Iterator[tuple[str, Work]]:

@@ -181,7 +181,9 @@ def stable_diffusion_policy(
     overflows = compute_dtype == torch.float16 and pipeline.vae.config.force_upcast
     vae_dtype = vae_dtype or (torch.float32 if overflows else compute_dtype)
     # The masters of a whole UNet are the module's own weights, so that they are there once and not once per dtype.
-    _freeze(pipeline.unet, place, torch.float32 if trainable == "unet" else compute_dtype)
+    unet_dtype = torch.float32 if trainable == "unet" else compute_dtype
+    # Convolutions are faster channels-last, but the norms of a UNet on a CPU lose more than that wins.
+    _freeze(pipeline.unet, place, unet_dtype, torch.contiguous_format if place.type == "cpu" else torch.channels_last)
     _freeze(pipeline.vae, place, vae_dtype)
     for name in ("text_encoder", "text_encoder_2"):
         if getattr(pipeline, name, None) is not None:
@@ -400,11 +402,12 @@ def _latent_shape(pipeline: Any, height: int | None, width: int | None) -> tuple
     )
 
 
-def _freeze(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+def _freeze(
+    network: nn.Module, device: torch.device, dtype: torch.dtype, layout: torch.memory_format = torch.channels_last
+) -> None:
     # Not network.to: diffusers' own warns about dtypes even where it has no reason to.
     nn.Module.to(network.requires_grad_(False).eval(), device=device, dtype=dtype)
-    # Convolutions are 10 to 20 % faster in this layout, on CPUs as well.
-    nn.Module.to(network, memory_format=torch.channels_last)
+    nn.Module.to(network, memory_format=layout)
 
 
 def _trained(
