@@ -47,9 +47,10 @@ def _train(name: str, seed: int, folder: Path, place: Path, options: argparse.Na
     is_ours = name == "ours"
     python = sys.executable if is_ours else str(options.results / "trl" / "bin" / "python")
     script = Path(__file__).with_name("ours_to_reward.py" if is_ours else "trl_to_reward.py")
-    given = (name.removeprefix("trl-"), folder, place, seed, 60 * options.minutes, options.every, options.reward)
+    minutes = options.our_minutes or options.minutes if is_ours else options.minutes
+    given = (name.removeprefix("trl-"), folder, place, seed, 60 * minutes, options.every, options.reward)
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
-    print(f"{name}, seed {seed}: up to {options.minutes} minutes", file=sys.stderr, flush=True)
+    print(f"{name}, seed {seed}: {minutes:g} minutes", file=sys.stderr, flush=True)
     with open(place / "log", "w", encoding="utf-8") as log:
         command = [python, script, *map(str, given)]
         done = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False)
@@ -144,6 +145,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--gain", type=float, default=0.10, help="of the mean before training")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=30.0, help="of training, at most")
+    parser.add_argument("--our-minutes", type=float, help="of ddpo, where fewer are enough; left out, as many")
     parser.add_argument("--every", type=float, default=10.0, help="seconds of training between two looks, at least")
     parser.add_argument("--samples", type=int, default=64, help="drawn at every look")
     parser.add_argument("--trl", nargs="+", choices=list(TRL_SETTINGS), default=list(TRL_SETTINGS))
