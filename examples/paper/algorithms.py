@@ -42,8 +42,9 @@ def main() -> None:
             judged = fmean(row["judge"]["whole"] for run in runs for row in run[-LAST:])
             rows.append((task, way, told([fmean(curve[-LAST:]) for curve in curves]), f"{judged:.0%}"))
         panel.set(title=task, xlabel="queries of the reward", ylabel="mean reward of an epoch")
-    panels[0][0].legend()
-    figure.tight_layout()
+    handles, names = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=len(names))
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.savefig(options.figures / "algorithms.png", dpi=100)
     print(table(rows))
 
