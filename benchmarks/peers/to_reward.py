@@ -4,10 +4,11 @@
 
 `uv run nox -s peers -- --to-reward` makes TRL's environment as well. The embedded model, one reward (kilobytes of the
 JPEG, more or fewer), one thread count: ddpo at the defaults of `ddpo train`, what is kept included; TRL's `DDPOTrainer`
-at the defaults of `DDPOConfig`, and at the numbers of its example script. Both leave their LoRA behind every so many
-seconds, with the clock stopped. Each is then drawn here, as it was trained to draw (its steps, its guidance), for the
-prompts of training on 64 seeds that neither saw, and compared with what the model drew so before. Prints when the gain
-was reached and kept at the next look as well, and how many animals the judge recognises there. One trainer at a time.
+at the defaults of `DDPOConfig` but for the steps, and at the numbers of its example script. Both leave their LoRA
+behind every so many seconds, with the clock stopped. Each is then drawn here, as it was trained to draw (its steps, its
+guidance), for the prompts of training on 64 seeds that neither saw, and compared with what the model drew so before.
+Prints when the gain was reached and kept at the next look as well, and how many animals the judge recognises there. One
+trainer at a time.
 """
 
 import argparse

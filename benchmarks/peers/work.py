@@ -48,9 +48,13 @@ ANIMALS = (
 )  # fmt: skip
 """What the runs to a reward are asked for: `prompt_set("simple_animals")`, where ddpo is not at hand."""
 
+TRL_STEPS = 40
+"""Of 50, its default, the first has no variance on the embedded model's schedule, and TRL divides by it: all is NaN."""
+
 TRL_SETTINGS = {
-    "defaults": {},
+    "defaults": {"sample_num_steps": TRL_STEPS},
     "example": {
+        "sample_num_steps": TRL_STEPS,
         "sample_batch_size": 6,
         "sample_num_batches_per_epoch": 4,
         "train_batch_size": 3,
@@ -59,10 +63,10 @@ TRL_SETTINGS = {
         "per_prompt_stat_tracking_buffer_size": 32,
     },
 }
-"""Beyond the defaults of `DDPOConfig`: nothing, and what TRL's documentation calls its own example script with."""
+"""Beyond the defaults of `DDPOConfig`: the steps, and what TRL's documentation calls its own example script with."""
 
-TO_REWARD = {"ours": (5, 1.0), "trl": (50, 5.0)}
-"""Steps and guidance of either's defaults, with which it samples."""
+TO_REWARD = {"ours": (5, 1.0), "trl": (TRL_STEPS, 5.0)}
+"""Steps and guidance with which either samples and trains."""
 
 
 def peak_megabytes(device):
