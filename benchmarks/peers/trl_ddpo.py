@@ -72,7 +72,7 @@ def main(started: float, shape_name: str, folder: str, epochs: int, threads: int
     )
     trainer = Timed(
         config,
-        lambda images, texts, metadata: (images.mean((1, 2, 3)), {}),
+        lambda images, texts, metadata: (images.float().mean((1, 2, 3)), {}),
         lambda: (next(prompts), {}),
         DefaultDDPOStableDiffusionPipeline(folder, use_lora=True),
     )
