@@ -48,7 +48,7 @@ def _train(name: str, seed: int, folder: Path, place: Path, options: argparse.Na
     is_ours = name == "ours"
     python = sys.executable if is_ours else str(options.results / "trl" / "bin" / "python")
     script = Path(__file__).with_name("ours_to_reward.py" if is_ours else "trl_to_reward.py")
-    minutes = options.our_minutes or options.minutes if is_ours else options.minutes
+    minutes = (is_ours and options.our_minutes) or options.minutes
     given = (name.removeprefix("trl-"), folder, place, seed, 60 * minutes, options.every, options.reward)
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
     print(f"{name}, seed {seed}: {minutes:g} minutes", file=sys.stderr, flush=True)

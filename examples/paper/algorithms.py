@@ -16,7 +16,6 @@ from matplotlib import pyplot
 ALGORITHMS = ("ddpo-is", "ddpo-sf", "rwr", "sparse-rwr")
 LARGER_STEPS: dict[str, Any] = {"learning_rate": 2.2e-3, "objective": {"name": "ddpo-is", "clip_range": 2e-3}}
 """Twice the rate and twenty times the clip range of the defaults, which are chosen for any reward."""
-WAYS = (*ALGORITHMS, "ddpo-is, larger steps")
 WITH_LARGER_STEPS = ("compressibility", "incompressibility")
 LAST = 5
 """Epochs whose mean is the result of a run."""
@@ -50,7 +49,7 @@ def main() -> None:
 
 
 def _ways(task: str) -> tuple[str, ...]:
-    return WAYS if task in WITH_LARGER_STEPS else ALGORITHMS
+    return (*ALGORITHMS, "ddpo-is, larger steps") if task in WITH_LARGER_STEPS else ALGORITHMS
 
 
 def _experiment(task: str, way: str, seed: int) -> Experiment:
