@@ -1,15 +1,18 @@
 """When a UNet is compiled, where that is kept, and what is told of it."""
 
 import os
+import re
 import stat
+from functools import partial
 
 import pytest
 import torch
 
-from ddpo_core import stable_diffusion_policy
+from ddpo_core import sample_trajectories, stable_diffusion_policy
 from ddpo_core.runs import compiling
-from ddpo_core.runs.compiling import compile_now, compiled_folder, keep_compiled, settle_compile
+from ddpo_core.runs.compiling import compiled_folder, keep_compiled, settle_compile, try_compiled
 from ddpo_core.runs.defaults import run_config
+from ddpo_core.runs.parts import load_parts
 
 FIT = {"num_steps": 50, "samples_per_epoch": 256, "sample_batch_size": 8, "micro_batch_size": 8}
 LONG = {"epochs": 100, "model": "a/b", "compile": "auto", "fit": FIT}
@@ -31,8 +34,8 @@ def test_on_a_gpu_the_calls_of_the_unet_decide_and_are_told(monkeypatch):
     monkeypatch.setattr(compiling, "_has_triton", lambda: True)
     # 32 batches of 50 steps, and 256 x 50 pairs in 1,600 micro-batches of three calls each, 100 times.
     settled, (told,) = settle_compile(run_config(LONG))
-    assert settled.compile == "on"
-    assert told.startswith("compile: on; the UNet is called about 640,000 times, and compiling")
+    assert settled.compile == "auto"
+    assert told.startswith("compile: auto; the UNet is called about 640,000 times, and compiling")
     settled, (told,) = settle_compile(run_config({**LONG, "epochs": 3}))
     assert settled.compile == "off"
     assert "about 19,200 times" in told
@@ -54,20 +57,70 @@ def test_what_is_compiled_is_kept_in_a_folder_of_the_users_own(tmp_path, monkeyp
     assert keep_compiled() == compiled_folder() == tmp_path / "mine"
 
 
-def test_the_programs_of_a_run_are_compiled_before_it_and_their_ratio_is_told(make_pipeline):
-    policy = stable_diffusion_policy(make_pipeline(), guidance_scale=2.0, device="cpu", dtype=torch.float32)
-    shapes, phases = [], []
+@pytest.fixture
+def policy(make_pipeline):
+    return stable_diffusion_policy(make_pipeline(), guidance_scale=2.0, device="cpu", dtype=torch.float32)
+
+
+def test_every_shape_is_tried_thrice_to_compile_to_time_it_and_to_compare(policy):
+    shapes = []
 
     def transition(params, latents, *others):
         shapes.append((len(latents), torch.is_grad_enabled()))
         return policy.transition(params, latents, *others)
 
-    config = run_config({"fit": {"sample_batch_size": 3, "micro_batch_size": 2}})
-    told = compile_now(
-        policy._replace(transition=transition), ["a cat", "a dog"], config, lambda *phase: phases.append(phase)
+    config = run_config({"compile": "on", "fit": {"sample_batch_size": 3, "micro_batch_size": 2}})
+    trial = try_compiled(policy._replace(transition=transition), ["a cat", "a dog"], config)
+    assert shapes == 3 * [(3, False), (3, False), (3, True), (2, False), (2, False), (2, True)]
+    assert trial.is_kept
+    # Not compiled in truth, a ratio is 1 exactly.
+    assert re.fullmatch(
+        r"the UNet is compiled: compiled, its calls take \d\.\d\d of the time, and before training, ratios of "
+        r"probabilities are within 0e\+00 of 1",
+        trial.told,
     )
-    assert shapes == [(3, False), (3, False), (3, True), (2, False), (2, False), (2, True)]
-    assert phases[0] == ("compiling", 0, 4)
-    assert phases[-1] == ("compiling", 4, 4)
-    # Not compiled, it is 1 in truth.
-    assert told == "the UNet is compiled; before training, ratios of probabilities are within 0e+00 of 1"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "off_by", "is_kept"),
+    # The clip range is 1e-4, a tenth of it is bearable.
+    [(0.9, 1e-6, True), (0.9, 2e-5, False), (1.1, 0.0, False)],
+    ids=["faster", "inexact", "slower"],
+)
+def test_by_itself_it_is_kept_where_it_is_faster_and_exact(policy, monkeypatch, seconds, off_by, is_kept):
+    measured = iter([(100.0, off_by), (seconds, off_by), (1.0, 0.0)])  # compiling, compiled, without
+    monkeypatch.setattr(compiling, "_pass_through", lambda *given: next(measured))
+    config = run_config({"compile": "auto", "objective": {"clip_range": 1e-4}})
+    trial = try_compiled(policy, ["a cat"], config)
+    assert trial.is_kept == is_kept
+    assert f"its calls take {seconds:.2f} of the time" in trial.told
+
+
+def test_programs_that_round_differently_are_noticed(policy):
+    def transition(params, latents, *others):
+        found = policy.transition(params, latents, *others)
+        return found._replace(mean=found.mean + 1e-2 * torch.is_grad_enabled())
+
+    config = run_config({"compile": "on", "fit": {"sample_batch_size": 2, "micro_batch_size": 2}})
+    trial = try_compiled(policy._replace(transition=transition), ["a cat"], config)
+    assert "within 0e+00" not in trial.told
+
+
+def test_a_compiler_that_fails_stops_only_who_asked_for_it(make_pipeline, tmp_path, monkeypatch):
+    def backend(graph, inputs, **options):
+        raise RuntimeError("no room in the oven")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr(compiling, "choose_device", lambda device: torch.device("cuda"))
+    monkeypatch.setattr(compiling, "_has_triton", lambda: True)
+    make_pipeline().save_pretrained(tmp_path)
+    config = run_config({**LONG, "model": str(tmp_path), "device": "cpu", "dtype": "float32"})
+    parts = load_parts(config)
+    asked, said = parts.notes
+    assert asked.startswith("compile: auto")
+    assert said.startswith("the UNet is not compiled, which fails here: ")
+    assert "no room in the oven" in said
+    sampled = sample_trajectories(parts.policy, parts.policy.params, ["a cat"], num_steps=1, seeds=[0])
+    assert torch.isfinite(sampled.latents).all()
+    with pytest.raises(Exception, match="no room in the oven"):
+        load_parts(config.model_copy(update={"compile": "on"}))

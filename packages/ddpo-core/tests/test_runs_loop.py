@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from ddpo_core import DDPOError, Processes, PromptSet, ema_params, evaluate, stable_diffusion_policy
+from ddpo_core.diffusion.models import choose_dtype
 from ddpo_core.runs.config import read_run_config
 from ddpo_core.runs.defaults import run_config
 from ddpo_core.runs.events import Epoch, Finished, Noted, Saved, tqdm_progress
@@ -164,8 +165,9 @@ def test_a_report_that_cannot_be_written_is_no_reason_to_fail(make):
 def test_the_configuration_is_written_with_the_dtype_that_the_device_decided(whole):
     run, _, _ = whole
     written = tomllib.loads((run / "config.toml").read_text())
-    assert (written["dtype"], written["versions"]["device"]) == ("float32", "cpu")
-    assert read_run_config(run).dtype == "float32"
+    chosen = str(choose_dtype(None, torch.device("cpu"))).removeprefix("torch.")
+    assert (written["dtype"], written["versions"]["device"]) == (chosen, "cpu")
+    assert read_run_config(run).dtype == chosen
 
 
 def test_a_run_that_goes_on_ends_bit_for_bit_as_if_it_had_never_stopped(make, whole):

@@ -64,7 +64,8 @@ def test_sdxl_is_told_the_size_that_was_asked_for_as_by_diffusers_own_pipeline(m
 
 def test_sdxl_loads_from_a_folder(make_sdxl_pipeline, tmp_path):
     make_sdxl_pipeline().save_pretrained(tmp_path)
-    ours, loaded = _policy(make_sdxl_pipeline()), load_policy(str(tmp_path), guidance_scale=1.0, device="cpu")
+    ours = _policy(make_sdxl_pipeline())
+    loaded = load_policy(str(tmp_path), guidance_scale=1.0, device="cpu", dtype=torch.float32)
     images = [
         policy.decode(sample_trajectories(policy, policy.params, PROMPTS, num_steps=2, seeds=[0, 1]).latents[:, -1])
         for policy in (ours, loaded)

@@ -4,6 +4,7 @@ from ddpo_cli.setup import judges
 from ddpo_cli.ui.console import foreign_output, say, tell
 from ddpo_cli.ui.numbers import duration, size
 from ddpo_cli.ui.progress import loading
+from ddpo_core.runs.compiling import keep_compiled, settle_compile
 from ddpo_core.runs.config import RunConfig, to_toml
 from ddpo_core.runs.costs import Costs, Estimate, estimate, measure, trained_steps
 from ddpo_core.runs.parts import Parts, load_parts
@@ -25,10 +26,12 @@ def print_plan(config: RunConfig) -> None:
         f"{trained_steps(config)} trained steps of each."
     )
     check_trackers(config.tracker)
+    if settle_compile(config)[0].compile != "off":
+        keep_compiled()
     with foreign_output(), loading(f"Timing a trial with {config.model}"):
         scored, parts = judges(config), load_parts(config)
         costs = measure(config, parts, scored.reward_fn)
-    for line in _lines(costs, estimate(costs, config), config, parts):
+    for line in (*parts.notes, *_lines(costs, estimate(costs, config), config, parts)):
         say(line)
 
 

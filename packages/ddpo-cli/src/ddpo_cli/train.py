@@ -295,10 +295,11 @@ def _train(
         if place is not None and not resume and processes.is_writer:
             refuse_used(place)
         is_shown = processes.is_writer and pictures is not None
-        config, decided = settle_compile(config)
-        if config.compile == "on":
+        is_compiled = settle_compile(config)[0].compile != "off"
+        if is_compiled:
             keep_compiled()
-        with uncollected(), loading(f"Loading {config.model}") if is_shown else nullcontext():
+        waiting = f"Loading {config.model}" + ", and compiling it: a minute or two" * is_compiled
+        with uncollected(), loading(waiting) if is_shown else nullcontext():
             from ddpo_core.runs import loop  # takes seconds
             from ddpo_core.runs.parts import load_parts
 
@@ -318,8 +319,6 @@ def _train(
                 "processes": processes,
                 "hold": interrupts.held_back,
             }
-            for line in decided if is_shown else ():
-                view.print_news(line)
             if resume:
                 events = loop.resume(place, scored.reward_fn, config=config, **options)
             else:

@@ -105,7 +105,8 @@ def load_policy(
         revision: Pin a model of the hub to a branch, tag or commit; an error for anything else.
         device: None chooses CUDA where there is one.
         dtype: Of the frozen networks, and of what is trained while they compute; None chooses bfloat16 on CUDA and
-            float32 elsewhere. The masters of what is trained, the latents and the log-probabilities are float32.
+            on CPUs with matrix instructions for it (AMX), float32 elsewhere. The masters of what is trained, the
+            latents and the log-probabilities are float32.
         vae_dtype: Of the autoencoder; None means `dtype`, or float32 where that would overflow (SDXL in float16).
         gradient_checkpointing: Recompute activations in backward: far less memory, a third more time, same numbers.
         compile: Compile the UNet's transformer blocks at first use, which takes a minute or more before it is faster.
@@ -286,15 +287,16 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 
 
 def choose_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype:
-    """Choose bfloat16 on CUDA and float32 elsewhere, unless told.
+    """Choose bfloat16 on CUDA and on CPUs that have matrix instructions for it (AMX), float32 elsewhere, unless told.
 
     Example:
-        >>> choose_dtype(None, torch.device("cpu"))
-        torch.float32
+        >>> choose_dtype(None, torch.device("cuda"))
+        torch.bfloat16
     """
     if dtype is not None:
         return dtype
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    is_fast = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_amx_tile_supported())
+    return torch.bfloat16 if is_fast else torch.float32
 
 
 def decoder(vae: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

@@ -1,27 +1,40 @@
-"""Whether a run's UNet is compiled, where torch keeps what it compiled, and compiling it before it is needed."""
+"""Whether a run's UNet is compiled, where torch keeps what it compiled, and trying it before it is needed."""
 
 import os
+import time
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from ddpo_core.diffusion.models import choose_device
 from ddpo_core.runs.config import RunConfig
 from ddpo_core.sampling import replay_log_probs, sample_trajectories
-from ddpo_core.types import Policy, Progress
+from ddpo_core.types import Policy
 
 PAYS_FROM_CALLS = 20_000
 """A minute or two of compiling, by at least 6 ms that a call of the UNet is faster: an estimate, not measured by us."""
 
 _TRIAL_STEPS = 2
+_RATIO_SHARE = 0.1
+"""Of the clip range: how far from 1 a ratio of probabilities may begin where the UNet is compiled."""
+
+
+class Trial(NamedTuple):
+    """What became of compiling a UNet."""
+
+    is_kept: bool
+    """Whether the run goes on with it compiled."""
+    told: str
+    """A line that says so, and why."""
 
 
 def settle_compile(config: RunConfig) -> tuple[RunConfig, tuple[str, ...]]:
-    """Decide `compile = "auto"`, and on a GPU say why in a line; what is decided already stays as it is.
+    """Decide whether `compile = "auto"` is worth a trial, and on a GPU say why in a line; "on" and "off" stay.
 
-    It is on where the run is on a GPU, Triton is there, and the UNet is called often enough:
+    It stays "auto" where the run is on a GPU, Triton is there, and the UNet is called often enough, and is "off" else:
 
         calls = epochs * (ceil(samples / sample_batch_size) * num_steps + 3 ceil(trained pairs / micro_batch_size))
 
@@ -40,7 +53,7 @@ def settle_compile(config: RunConfig) -> tuple[RunConfig, tuple[str, ...]]:
         wanted, why = "off", "this installation of torch has no Triton, which compiles for GPUs"
     else:
         calls = _calls(config)
-        wanted = "on" if calls >= PAYS_FROM_CALLS else "off"
+        wanted = "auto" if calls >= PAYS_FROM_CALLS else "off"
         why = (
             f"the UNet is called about {calls:,} times, and compiling, a minute or two, is estimated to pay from "
             f"{PAYS_FROM_CALLS:,} on"
@@ -67,27 +80,49 @@ def compiled_folder() -> Path:
     return Path(chosen) if chosen else base / "ddpo" / "compiled"
 
 
-def compile_now(policy: Policy, prompts: Sequence[str], config: RunConfig, progress: Progress) -> str:
-    """Call a compiled UNet in the shapes of a run, with and without gradients, so that waiting for it has a name.
+def try_compiled(policy: Policy, prompts: Sequence[str], config: RunConfig) -> Trial:
+    """Compile a UNet in the shapes of a run, and see what has come of it.
 
-    Returns:
-        A line that says how far a ratio of probabilities is from 1 before anything is trained, at most: sampling and
-        training are two programs then, which may round differently.
+    Sampling and training are two programs then, which may round differently: a ratio of probabilities need not begin
+    at 1. Where `config.compile` is "auto", the UNet is not kept compiled if that failed, if its calls take as long as
+    before, or if a ratio begins further from 1 than a tenth of the clip range.
+
+    Raises:
+        Exception: What stopped the compiler, where `config.compile` is "on".
     """
-    wanted = dict.fromkeys((config.fit.sample_batch_size, config.fit.micro_batch_size))
+    try:
+        _pass_through(policy, prompts, config)
+        seconds, ratio = _pass_through(policy, prompts, config)
+    except Exception as error:  # whatever stops the compiler, training can do without it
+        if config.compile == "on":
+            raise
+        reason = " ".join(str(error).split("\n\n")[0].split())  # then comes advice on debugging
+        return Trial(False, f"the UNet is not compiled, which fails here: {reason}")
+    with torch.compiler.set_stance("force_eager"):
+        share = seconds / _pass_through(policy, prompts, config)[0]
+    clip_range = getattr(config.objective, "clip_range", None)
+    is_exact = clip_range is None or ratio <= _RATIO_SHARE * clip_range
+    is_kept = config.compile == "on" or (share < 1 and is_exact)
+    return Trial(
+        is_kept,
+        f"the UNet is {'compiled' if is_kept else 'not compiled'}: compiled, its calls take {share:.2f} of the time, "
+        f"and before training, ratios of probabilities are within {ratio:.0e} of 1",
+    )
+
+
+def _pass_through(policy: Policy, prompts: Sequence[str], config: RunConfig) -> tuple[float, float]:
+    """Sample and take gradients in every shape of a run: the seconds, and how far from 1 a ratio was at most."""
     leaves = {name: leaf.detach().requires_grad_() for name, leaf in policy.params.items()}
-    ratio = 0.0
-    for done, size in enumerate(wanted):
-        progress("compiling", 2 * done, 2 * len(wanted))
+    ratio, began = 0.0, time.perf_counter()
+    for size in dict.fromkeys((config.fit.sample_batch_size, config.fit.micro_batch_size)):
         texts = [prompts[place % len(prompts)] for place in range(size)]
         sampled = sample_trajectories(policy, policy.params, texts, num_steps=_TRIAL_STEPS, seeds=range(size))
-        progress("compiling", 2 * done + 1, 2 * len(wanted))
         step = sampled.stochastic[0]
         log_probs = replay_log_probs(policy, leaves, sampled, [step])[:, 0]
-        torch.autograd.grad(log_probs.sum(), list(leaves.values()))
+        gradient, *_ = torch.autograd.grad(log_probs.sum(), list(leaves.values()))
+        gradient.sum().item()  # a GPU's work counts when it is done
         ratio = max(ratio, float(((log_probs.detach() - sampled.log_probs[:, step]).exp() - 1).abs().max()))
-    progress("compiling", 2 * len(wanted), 2 * len(wanted))
-    return f"the UNet is compiled; before training, ratios of probabilities are within {ratio:.0e} of 1"
+    return time.perf_counter() - began, ratio
 
 
 def _calls(config: RunConfig) -> int:

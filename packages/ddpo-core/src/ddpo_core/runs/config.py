@@ -181,15 +181,17 @@ class RunConfig(BaseModel):
         None, description="cpu, cuda, cuda:1, mps; left out: CUDA where there is one, else the CPU"
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        None, description="compute dtype of the frozen networks; left out: by the device"
+        None,
+        description="compute dtype of the frozen networks; left out: bfloat16 on CUDA and on CPUs with AMX, else "
+        "float32",
     )
     gradient_checkpointing: bool = Field(
         False, description="compute activations again in backward: far less memory, a third more time"
     )
     compile: Literal["auto", "on", "off"] = Field(
-        "off",
-        description="compile the UNet, which takes a minute or more before it is faster: on, off, or auto, on a GPU "
-        "where the run is long enough for it",
+        "auto",
+        description="compile the UNet, which takes a minute or more before it is faster: on, off, or auto: on a GPU "
+        "where the run is long enough for it and a trial is faster",
     )
     eval_samples: PositiveInt = Field(64, description="images of the evaluation before and after")
     grid_samples: PositiveInt = Field(16, description="how many of them the grids in samples/ show")

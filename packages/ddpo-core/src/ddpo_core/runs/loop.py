@@ -54,7 +54,6 @@ from ddpo_core.runs.compare import (
     write_scores,
     write_series,
 )
-from ddpo_core.runs.compiling import compile_now, settle_compile
 from ddpo_core.runs.config import RunConfig, changed_versions, label, read_run_config, references, to_toml
 from ddpo_core.runs.events import Drawn, Epoch, Event, Finished, Noted, Saved, Started
 from ddpo_core.runs.export import artefact_path, write_artefact, write_model_card
@@ -146,7 +145,6 @@ def train(
         ddpo_core.errors.DDPOError: held_out has the rewards 'judge', config.held_out names none; name the same ones
     """
     _check(config, held_out or {}, kept or {})
-    config, told = settle_compile(config) if parts is None else (config, ())
     loaded = parts or load_parts(config)
     config = _as_resolved(config, loaded)
     state = init(loaded.policy, loaded.optimizer, seed=config.seed)
@@ -161,7 +159,7 @@ def train(
     )
     with locked(folder) as is_locked:
         job = _with_its_start(folder, job)
-        yield from _train_run(folder, job, state, notes=[*told, *([] if is_locked else [_NO_LOCKS])])
+        yield from _train_run(folder, job, state, notes=[*loaded.notes, *([] if is_locked else [_NO_LOCKS])])
 
 
 def resume(
@@ -219,7 +217,7 @@ def resume(
         with hold(f"going back to epoch {state.epoch}"):
             job = _with_its_start(folder, job)
             notes = _prepare(folder, job, state)
-        notes += [] if is_locked else [_NO_LOCKS]
+        notes += [*loaded.notes, *([] if is_locked else [_NO_LOCKS])]
         yield from _train_run(folder, job, state, notes=notes)
 
 
@@ -311,8 +309,6 @@ def _train_run(run: Path, job: _Job, state: TrainState, *, notes: Sequence[str])
         with tracking(run, config.tracker, options=options, text=text, epoch=state.epoch) as log:
             yield Started(run, config, state.epoch, state.queries, tuple(row["reward_mean"] for row in rows))
             yield from map(Noted, notes)
-            if config.compile == "on":
-                yield Noted(compile_now(job.parts.policy, job.parts.prompts.prompts, config, job.progress))
             yield from _evaluated(run, job, keeper, log, tuple(map(as_observation, rows)))
     except BaseException as error:
         # What is asked for while it is saved (Ctrl-C held back until then) is what happens now.

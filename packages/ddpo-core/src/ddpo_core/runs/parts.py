@@ -10,7 +10,7 @@ from ddpo_core.diffusion.models import load_policy
 from ddpo_core.objectives import Objective, ddpo_is, ddpo_sf, rwr, sparse_rwr
 from ddpo_core.optim import adamw, constant, cosine, ema_params, half_life, warmup, with_ema
 from ddpo_core.prompts import PromptSet, prompt_set
-from ddpo_core.runs.compiling import settle_compile
+from ddpo_core.runs.compiling import settle_compile, try_compiled
 from ddpo_core.runs.config import ObjectiveOptions, RunConfig, RWROptions, SparseRWROptions
 from ddpo_core.types import Optimizer, Params, Policy, TrainState
 
@@ -30,16 +30,26 @@ class Parts(NamedTuple):
     prompts: PromptSet
     optimizer: Optimizer
     objective: Objective
+    notes: tuple[str, ...] = ()
+    """What a person should know of how they were made."""
 
 
 def load_parts(config: RunConfig) -> Parts:
-    """Load what `config` names.
+    """Load what `config` names, and compile the UNet where that is wanted and pays.
 
     Raises:
         DDPOError: A prompt set or model that cannot be had.
     """
     prompts = prompt_set(config.prompts)  # first what costs nothing
-    return Parts(make_policy(config), prompts, make_optimizer(config), make_objective(config.objective))
+    config, notes = settle_compile(config)
+    policy = make_policy(config)
+    if config.compile != "off":
+        trial = try_compiled(policy, prompts.prompts, config)
+        notes = (*notes, trial.told)
+        if not trial.is_kept:
+            del policy  # two of them at once need not fit on the device
+            policy = make_policy(config.model_copy(update={"compile": "off"}))
+    return Parts(policy, prompts, make_optimizer(config), make_objective(config.objective), notes)
 
 
 def make_policy(config: RunConfig) -> Policy:
@@ -56,7 +66,7 @@ def make_policy(config: RunConfig) -> Policy:
         "device": config.device,
         "dtype": None if config.dtype is None else DTYPES[config.dtype],
         "gradient_checkpointing": config.gradient_checkpointing,
-        "compile": settle_compile(config)[0].compile == "on",
+        "compile": settle_compile(config)[0].compile != "off",
     }
     options |= config.model_dump(include={"lora", "lora_rank", "lora_alpha"})
     return load_policy(config.model, **options)
