@@ -3,11 +3,11 @@
     python benchmarks/rewards_suite/suite.py runs/rewards-suite [--jobs 2] [--seeds 3] [--set keep=none]
 
 Trains every reward with every seed at the defaults of the embedded model, draws the same 256 prompts and seeds before
-and after, and prints a table for RESULTS.md: the change of the reward in units of its spread between pictures, the t of
-its mean, which is what is optimised, the Wilcoxon signed-rank z, which no outlier hides (above 2: it rose; below -2: it
-fell), and what the judge recognises, which nothing here is trained on but `recognition` and
-`recognition_and_contrast`. Draws what the rewards that say nothing of the prompt make of the same prompts and seeds.
-Finished runs are not run again.
+and after, and prints a table for RESULTS.md, of means over the seeds and the worst of them: the change of the reward in
+units of its spread between pictures, the t of its mean, which is what is optimised, the Wilcoxon signed-rank z, which
+no outlier hides (above 2: it rose; below -2: it fell), and what the judge recognises, which nothing here is trained on
+but `recognition` and `recognition_and_contrast`. Draws what the rewards that say nothing of the prompt make of the same
+prompts and seeds. Finished runs are not run again.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -124,25 +125,46 @@ def _compare(parts, trained, reward, num_steps: int) -> dict[str, float]:
 
 
 def _table(options: argparse.Namespace) -> str:
-    lines = ["| reward | seed | before | after | change in spreads | t | z | judge before | after | pixels moved |"]
-    lines += ["|---|---|---|---|---|---|---|---|---|---|"]
+    """A row for each reward: means over its seeds, and of what was tested and judged also the worst of them."""
+    lines = ["| reward | seeds | before | after | change in spreads | least t | least z | judge | worst | moved |"]
+    lines += ["|---" * 10 + "|"]
     results = {
         run: json.loads((options.results / run.name / RESULT).read_text(encoding="utf-8"))
-        for run in sorted(_runs(options), key=lambda run: (options.rewards.index(run.reward), run.seed))
+        for run in _runs(options)
         if (options.results / run.name / RESULT).is_file()
     }
-    for run, found in results.items():
+    for reward in options.rewards:
+        found = [result for run, result in results.items() if run.reward == reward]
+        if not found:
+            continue
+        mean = {key: fmean(result[key] for result in found) for key in found[0]}
+        least = {key: min(result[key] for result in found) for key in ("t", "z", "judge_after")}
         lines.append(
-            f"| {run.reward} | {run.seed} | {found['before']:.4g} | {found['after']:.4g} "
-            f"| {found['change_in_spreads']:+.2f} | {found['t']:+.1f} | {found['z']:+.1f} "
-            f"| {found['judge_before']:.1%} | {found['judge_after']:.1%} | {found['pixels']:.3f} |"
+            f"| {reward} | {len(found)} | {mean['before']:.4g} | {mean['after']:.4g} "
+            f"| {mean['change_in_spreads']:+.2f} | {least['t']:+.1f} | {least['z']:+.1f} "
+            f"| {mean['judge_after']:.1%} | {least['judge_after']:.1%} | {mean['pixels']:.3f} |"
         )
     can_rise = [found for run, found in results.items() if run.reward not in CANNOT_RISE]
     for test, told in (("t", "by the mean"), ("z", "by ranks")):
         rose = _count([found[test] for found in can_rise], lambda value: value > 2)
         fell = _count([found[test] for found in results.values()], lambda value: value < -2)
         lines += ["", f"{told}: rose {rose} of {len(can_rise)} that can; fell {fell} of {len(results)}"]
+    before = {f"{result['judge_before']:.1%}" for result in results.values()}
+    held = [_is_held(options.results / run.name) for run in results]
+    lines += [
+        "",
+        f"the judge before training: {', '.join(sorted(before))}; held at the end: {sum(held)} of {len(held)}",
+    ]
     return "\n".join(lines)
+
+
+def _is_held(run: Path) -> bool:
+    """Whether all that a run kept lies above its level in the last epoch, or within two standard errors below it."""
+    from ddpo_core.runs import read_metrics
+
+    return all(
+        one["value"] >= one["level"] - 2 * one["error"] for one in read_metrics(run)[-1].get("kept", {}).values()
+    )
 
 
 def _count(values: Sequence[float], is_one) -> int:
