@@ -23,7 +23,7 @@ from ddpo_core.types import Kept, Policy, Progress, RewardFunction
 
 BASE_SAMPLES = 128
 
-_SLACK: Mapping[str, float] = {MARGIN: 0.55, FAMILIARITY: 1.0}
+_SLACK: Mapping[str, float] = {MARGIN: 0.8, FAMILIARITY: 1.0}
 _OTHER_SLACK = 0.25
 
 
