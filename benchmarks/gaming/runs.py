@@ -72,8 +72,7 @@ def main() -> None:
         _train(next(run for run in all_runs(options.seeds) if run.name == options.only), options)
         return
     missing = [run.name for run in all_runs(options.seeds) if not (options.results / run.name / FINISHED).exists()]
-    given = ("--seeds", str(options.seeds), "--epochs", str(options.epochs), "--dtype", options.dtype)
-    given += ("--gold", str(options.gold))
+    given = ("--seeds", str(options.seeds), "--epochs", str(options.epochs), "--gold", str(options.gold))
     raise SystemExit(1 if run_side_by_side(__file__, options.results, missing, *given, jobs=options.jobs) else 0)
 
 
@@ -108,7 +107,7 @@ def _train(run: Run, options: argparse.Namespace) -> None:
     folder, judge = options.results / run.name, load_judge()
     shutil.rmtree(folder / "samples", ignore_errors=True)
     (folder / OBSERVED).unlink(missing_ok=True)
-    told = {"seed": run.seed, "device": "cpu", "keep": "none", "dtype": options.dtype}
+    told = {"seed": run.seed, "device": "cpu", "keep": "none"}
     config = run_config({**told, **({"learning_rate": run.learning_rate} if run.learning_rate else {})})
     parts = load_parts(config)
     epochs = fit(
@@ -148,7 +147,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--only", help="train this run, in this process")
     return parser.parse_args()
 

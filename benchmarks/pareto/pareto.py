@@ -67,7 +67,7 @@ def main() -> None:
         _train(next(run for run in _runs(options) if run.name == options.only), options)
         return
     missing = [run.name for run in _runs(options) if not (options.results / f"{run.name}-{CURVE}").is_file()]
-    given = ("--seeds", str(options.seeds), "--dtype", options.dtype)
+    given = ("--seeds", str(options.seeds))
     failed = run_side_by_side(__file__, options.results, missing, *given, jobs=options.jobs)
     curves = _with_scaled(_read(options))
     print(_tables(curves))
@@ -88,8 +88,7 @@ def _train(run: Run, options: argparse.Namespace) -> None:
     from ddpo_rewards import get_reward
 
     reward = get_reward(run.reward if run.reward.startswith("jpeg") else f"rewards:{run.reward}")
-    told = {"reward": run.reward, "seed": run.seed, "device": "cpu", "dtype": options.dtype}
-    config = run_config({**told, **WAYS[run.way]})
+    config = run_config({"reward": run.reward, "seed": run.seed, "device": "cpu", **WAYS[run.way]})
     parts = load_parts(config)
     look = partial(_look, parts, reward, config)
     epochs = fit(
@@ -112,7 +111,7 @@ def _train(run: Run, options: argparse.Namespace) -> None:
             curve.append({"epoch": info.epoch, **look(state.params), "kept": kept})
     scaled = SCALES if run.way == "plain" else ()
     less = [{"scale": scale, **look(scale_lora(state.params, scale))} for scale in scaled]
-    described = {**run._asdict(), "dtype": options.dtype, "curve": curve, "scaled": less}
+    described = {**run._asdict(), "curve": curve, "scaled": less}
     (options.results / f"{run.name}-{CURVE}").write_text(json.dumps(described), encoding="utf-8")
 
 
@@ -147,7 +146,7 @@ def _constraints(way: str, config: "RunConfig", parts: "Parts", results: Path) -
     rewards = second if "held_out" in texts else {}
     size = config.fit.sample_batch_size
     measures = make_measures(texts, rewards, policy=parts.policy, prompts=parts.prompts, batch_size=size)
-    aside = results / "levels" / f"{way.replace(' ', '-')}-{config.dtype}"
+    aside = results / "levels" / way.replace(" ", "-")
     aside.mkdir(parents=True, exist_ok=True)
     levels = find_levels(
         aside,
@@ -255,7 +254,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rewards", nargs="+", choices=REWARDS, default=REWARDS)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--figure", type=Path, default=FIGURE)
     parser.add_argument("--only", help="train this run, in this process")
     return parser.parse_args()
