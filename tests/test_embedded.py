@@ -122,9 +122,9 @@ def test_diffusers_loads_the_lora_of_the_run_and_draws_what_it_learnt(short_run)
 
 
 def test_a_gamed_run_is_rolled_back_by_the_judge_that_needs_no_other_model(tmp_path):
-    # At four times the default rate, and with nothing kept, the animals are gone by epoch 10; what is saved is before.
+    # At nine times the default rate, and with nothing kept, the animals are gone by epoch 5; what is saved is before.
     few = ("--set", "eval_samples=8", "--set", "grid_samples=4", "--set", "sample_every=100")
-    fast = ("--reward", "jpeg_compressibility", "--keep", "none", "--learning-rate", "5e-3", "--epochs", "14")
+    fast = ("--reward", "jpeg_compressibility", "--keep", "none", "--learning-rate", "1e-2", "--epochs", "10")
     said = train(tmp_path, *fast, "--on-hack", "rollback", *few)
     assert "Ended early, since the reward is being gamed: held-out prompt_evidence fell" in said
     run = tmp_path / "run"
@@ -133,7 +133,7 @@ def test_a_gamed_run_is_rolled_back_by_the_judge_that_needs_no_other_model(tmp_p
     assert [row["epoch"] for row in seen] == list(range(1, len(seen) + 1))
     assert [row["verdict"] == "hacked" for row in seen] == [False] * (len(seen) - 1) + [True]
     model = json.loads((run / "model.json").read_text())
-    assert 0 < model["epoch"] == model["best"] < len(seen) < 14
+    assert 0 < model["epoch"] == model["best"] < len(seen) < 10
     assert max(checkpoints_of(run)) == model["epoch"]
     (left,) = (run / "superseded").iterdir()
     assert min(checkpoints_of(left)) > model["epoch"]
