@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from ddpo_core import sample_trajectories, stable_diffusion_policy
 from ddpo_core.runs import compiling
@@ -45,9 +46,13 @@ def test_on_a_gpu_the_calls_of_the_unet_decide_and_are_told(monkeypatch):
     assert "no Triton" in told
 
 
-def test_what_is_compiled_is_kept_in_a_folder_of_the_users_own(tmp_path, monkeypatch):
+@pytest.mark.parametrize("has_looked", [False, True])
+def test_what_is_compiled_is_kept_in_a_folder_of_the_users_own(tmp_path, monkeypatch, has_looked):
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if has_looked:  # torch then writes its own place, which everybody may write to, into the variable
+        cache_dir()
+        assert "TORCHINDUCTOR_CACHE_DIR" in os.environ
     folder = keep_compiled()
     assert folder == tmp_path / "ddpo" / "compiled"
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)

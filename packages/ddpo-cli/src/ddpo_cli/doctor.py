@@ -116,7 +116,11 @@ def _versions() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    yield Finding("devices", "cpu", State.ok, f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
+    from ddpo_core.diffusion.models import choose_dtype
+
+    computed = str(choose_dtype(None, torch.device("cpu"))).removeprefix("torch.")
+    seen = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, networks compute in {computed}"
+    yield Finding("devices", "cpu", State.ok, seen)
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         free, whole = torch.cuda.mem_get_info(index)
         seen = f"{torch.cuda.get_device_name(index)}, {size(free)} of {size(whole)} free"

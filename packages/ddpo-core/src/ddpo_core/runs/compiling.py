@@ -74,10 +74,13 @@ def keep_compiled() -> Path:
 
 
 def compiled_folder() -> Path:
-    """Return where torch keeps what it compiles."""
+    """Return where torch keeps what it compiles: what a person chose, else a folder of the user's own."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(chosen) if chosen else base / "ddpo" / "compiled"
+    # torch writes its own default into the variable as soon as parts of it are imported: nobody chose that.
+    return Path(chosen) if chosen and chosen != default_cache_dir() else base / "ddpo" / "compiled"
 
 
 def try_compiled(policy: Policy, prompts: Sequence[str], config: RunConfig) -> Trial:
