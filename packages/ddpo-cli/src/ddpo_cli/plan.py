@@ -5,8 +5,8 @@ from ddpo_cli.ui.console import foreign_output, say, tell
 from ddpo_cli.ui.numbers import duration, size
 from ddpo_cli.ui.progress import loading
 from ddpo_core.runs.compiling import keep_compiled, settle_compile
-from ddpo_core.runs.config import RunConfig, to_toml
-from ddpo_core.runs.costs import Costs, Estimate, estimate, measure, trained_steps
+from ddpo_core.runs.config import RunConfig, to_toml, trained_steps
+from ddpo_core.runs.costs import Costs, Estimate, estimate, measure
 from ddpo_core.runs.parts import Parts, load_parts
 from ddpo_core.runs.trackers import check_trackers
 

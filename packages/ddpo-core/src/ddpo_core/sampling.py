@@ -301,6 +301,25 @@ def take_rows(rows: Aligned, index: Int[Tensor, " picked"]) -> Aligned:
     return map_rows(lambda tensor: tensor[index], rows)
 
 
+def take_samples(trajectories: Trajectories, indices: Sequence[int]) -> Trajectories:
+    """Take some trajectories, in the order of their indices, as copies.
+
+    Example:
+        >>> from ddpo_core import toy
+        >>> policy = toy.policy()
+        >>> sampled = sample_trajectories(policy, policy.params, ["right", "left"], num_steps=4, seeds=[0, 1])
+        >>> take_samples(sampled, [1, 1]).latents.shape
+        torch.Size([2, 5, 2])
+    """
+    picked = list(indices)
+    return trajectories._replace(
+        latents=trajectories.latents[picked],
+        log_probs=trajectories.log_probs[picked],
+        prompt_index=trajectories.prompt_index[picked],
+        prompts=tuple(trajectories.prompts[index] for index in picked),
+    )
+
+
 def split_rows(rows: Aligned, size: int) -> Iterator[Aligned]:
     """Split rows into parts of `size`; the last may be smaller.
 

@@ -15,7 +15,7 @@ from ddpo_core.distributed import SINGLE, Processes
 from ddpo_core.errors import DDPOError
 from ddpo_core.losses import kl_penalty
 from ddpo_core.random import gaussian_noise, generator
-from ddpo_core.sampling import Rollout, encode_once, replay_log_probs, stochastic_steps, take_rows
+from ddpo_core.sampling import Rollout, encode_once, replay_log_probs, stochastic_steps, take_rows, take_samples
 from ddpo_core.types import Params, Policy, Trajectories
 
 EVIDENCE, FAMILIARITY, MARGIN = "prompt_evidence", "familiarity", "prompt_margin"
@@ -273,24 +273,15 @@ def negative_kl_measure(policy: Policy, *, batch_size: int = 8) -> Measure:
         steps = list(trajectories.stochastic)
         if not steps:
             raise DDPOError("every step of this policy is deterministic, so it has no KL divergence: want eta above 0")
-        parts = [slice(start, start + batch_size) for start in range(0, len(seeds), batch_size)]
+        parts = [range(start, min(start + batch_size, len(seeds))) for start in range(0, len(seeds), batch_size)]
         differences = [
-            replay_log_probs(policy, policy.params, _rows_of(trajectories, part), steps)
-            - trajectories.log_probs[part][:, steps]
+            replay_log_probs(policy, policy.params, take_samples(trajectories, part), steps)
+            - trajectories.log_probs[part.start : part.stop, steps]
             for part in parts
         ]
         return {NEGATIVE_KL: torch.cat(differences).mean(1).cpu()}
 
     return measure
-
-
-def _rows_of(trajectories: Trajectories, part: slice) -> Trajectories:
-    return trajectories._replace(
-        latents=trajectories.latents[part],
-        log_probs=trajectories.log_probs[part],
-        prompt_index=trajectories.prompt_index[part],
-        prompts=trajectories.prompts[part],
-    )
 
 
 def _statistics(images: Tensor) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 
 from ddpo_core.diffusion.models import choose_device
-from ddpo_core.runs.config import RunConfig
-from ddpo_core.sampling import replay_log_probs, sample_trajectories
+from ddpo_core.runs.config import RunConfig, trained_steps
+from ddpo_core.sampling import replay_log_probs, sample_trajectories, take_samples
 from ddpo_core.types import Policy
 
 PAYS_FROM_CALLS = 20_000
@@ -115,23 +115,30 @@ def try_compiled(policy: Policy, prompts: Sequence[str], config: RunConfig) -> T
 
 def _pass_through(policy: Policy, prompts: Sequence[str], config: RunConfig) -> tuple[float, float]:
     """Sample and take gradients in every shape of a run: the seconds, and how far from 1 a ratio was at most."""
+    size, began = config.fit.sample_batch_size, time.perf_counter()
     leaves = {name: leaf.detach().requires_grad_() for name, leaf in policy.params.items()}
-    ratio, began = 0.0, time.perf_counter()
-    for size in dict.fromkeys((config.fit.sample_batch_size, config.fit.micro_batch_size)):
-        texts = [prompts[place % len(prompts)] for place in range(size)]
-        sampled = sample_trajectories(policy, policy.params, texts, num_steps=_TRIAL_STEPS, seeds=range(size))
-        step = sampled.stochastic[0]
-        log_probs = replay_log_probs(policy, leaves, sampled, [step])[:, 0]
+    texts = [prompts[place % len(prompts)] for place in range(size)]
+    sampled = sample_trajectories(policy, policy.params, texts, num_steps=_TRIAL_STEPS, seeds=range(size))
+    step, ratio = sampled.stochastic[0], 0.0
+    for rows in _trained_sizes(config):
+        some = take_samples(sampled, [row % size for row in range(rows)])
+        log_probs = replay_log_probs(policy, leaves, some, [step])[:, 0]
         gradient, *_ = torch.autograd.grad(log_probs.sum(), list(leaves.values()))
         gradient.sum().item()  # a GPU's work counts when it is done
-        ratio = max(ratio, float(((log_probs.detach() - sampled.log_probs[:, step]).exp() - 1).abs().max()))
+        ratio = max(ratio, float(((log_probs.detach() - some.log_probs[:, step]).exp() - 1).abs().max()))
     return time.perf_counter() - began, ratio
 
 
+def _trained_sizes(config: RunConfig) -> list[int]:
+    """The numbers of rows that one process trains on at once: of whole micro-batches, and of what is left over."""
+    fit = config.fit
+    rows = fit.samples_per_epoch * trained_steps(config) // (fit.updates_per_epoch * fit.passes_per_epoch)
+    sizes = (min(rows, fit.micro_batch_size), rows % fit.micro_batch_size)
+    return [size for size in dict.fromkeys(sizes) if size]
+
+
 def _calls(config: RunConfig) -> int:
-    fit, options = config.fit, config.objective
-    steps = min(fit.num_steps, getattr(options, "timestep_window", 0) or fit.num_steps)
-    pairs = fit.passes_per_epoch * fit.samples_per_epoch * max(1, round(options.timestep_fraction * steps))
+    fit, pairs = config.fit, config.fit.samples_per_epoch * trained_steps(config)
     sampling = ceil(fit.samples_per_epoch / fit.sample_batch_size) * fit.num_steps
     return config.epochs * (sampling + 3 * ceil(pairs / fit.micro_batch_size))
 

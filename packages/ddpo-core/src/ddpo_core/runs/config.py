@@ -440,6 +440,19 @@ def differences(stored: RunConfig, wanted: RunConfig) -> list[str]:
     ]
 
 
+def trained_steps(config: RunConfig) -> int:
+    """How many steps of each sample are trained in an epoch, where none of them is deterministic.
+
+    Example:
+        >>> fit = FitConfig(num_steps=50, passes_per_epoch=2)
+        >>> trained_steps(RunConfig(fit=fit, objective={"name": "rwr", "timestep_fraction": 0.5}))
+        50
+    """
+    steps, options = config.fit.num_steps, config.objective
+    window = getattr(options, "timestep_window", 0) or steps
+    return config.fit.passes_per_epoch * max(1, round(options.timestep_fraction * min(steps, window)))
+
+
 def label(references: Sequence[str]) -> str:
     """Return a short name for what is scored with: the references without their options.
 

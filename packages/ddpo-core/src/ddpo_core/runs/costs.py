@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddpo_core.config import FitConfig, parse_config
-from ddpo_core.runs.config import INITIAL_VIEW, NEGATIVE_KL, ObjectiveOptions, RunConfig, parse_keep
+from ddpo_core.runs.config import INITIAL_VIEW, NEGATIVE_KL, ObjectiveOptions, RunConfig, parse_keep, trained_steps
 from ddpo_core.runs.parts import Parts, make_objective
 from ddpo_core.training import fit, init
 from ddpo_core.types import Policy, RewardFunction
@@ -106,19 +106,6 @@ def estimate(costs: Costs, config: RunConfig) -> Estimate:
     run = config.epochs * (sum(epoch) + evidence) + evaluated
     memory = None if costs.peak_bytes is None else costs.peak_bytes + samples * costs.sample_bytes
     return Estimate(*epoch, run, memory)
-
-
-def trained_steps(config: RunConfig) -> int:
-    """How many steps of each sample are trained in an epoch, where none of them is deterministic.
-
-    Example:
-        >>> fit = FitConfig(num_steps=50, passes_per_epoch=2)
-        >>> trained_steps(RunConfig(fit=fit, objective={"name": "rwr", "timestep_fraction": 0.5}))
-        50
-    """
-    steps, options = config.fit.num_steps, config.objective
-    window = getattr(options, "timestep_window", 0) or steps
-    return config.fit.passes_per_epoch * max(1, round(options.timestep_fraction * min(steps, window)))
 
 
 def _one_step(options: ObjectiveOptions) -> ObjectiveOptions:
