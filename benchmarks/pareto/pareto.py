@@ -67,8 +67,7 @@ def main() -> None:
         _train(next(run for run in _runs(options) if run.name == options.only), options)
         return
     missing = [run.name for run in _runs(options) if not (options.results / f"{run.name}-{CURVE}").is_file()]
-    given = ("--seeds", str(options.seeds))
-    failed = run_side_by_side(__file__, options.results, missing, *given, jobs=options.jobs)
+    failed = run_side_by_side(__file__, options.results, missing, "--seeds", str(options.seeds), jobs=options.jobs)
     curves = _with_scaled(_read(options))
     print(_tables(curves))
     _draw(curves, options.figure)

@@ -273,11 +273,10 @@ def negative_kl_measure(policy: Policy, *, batch_size: int = 8) -> Measure:
         steps = list(trajectories.stochastic)
         if not steps:
             raise DDPOError("every step of this policy is deterministic, so it has no KL divergence: want eta above 0")
-        parts = [range(start, min(start + batch_size, len(seeds))) for start in range(0, len(seeds), batch_size)]
+        rows = range(len(seeds))
+        parts = (take_samples(trajectories, rows[start : start + batch_size]) for start in rows[::batch_size])
         differences = [
-            replay_log_probs(policy, policy.params, take_samples(trajectories, part), steps)
-            - trajectories.log_probs[part.start : part.stop, steps]
-            for part in parts
+            replay_log_probs(policy, policy.params, part, steps) - part.log_probs[:, steps] for part in parts
         ]
         return {NEGATIVE_KL: torch.cat(differences).mean(1).cpu()}
 

@@ -38,7 +38,8 @@ def settle_compile(config: RunConfig) -> tuple[RunConfig, tuple[str, ...]]:
 
         calls = epochs * (ceil(samples / sample_batch_size) * num_steps + 3 ceil(trained pairs / micro_batch_size))
 
-    with a forward and backward pass as three. On a CPU it is off: 109 s of compiling brought nothing there.
+    with a forward and backward pass as three. On a CPU it is off: in float32 109 s of compiling
+    brought nothing there, and in bfloat16 ratios began too far from 1.
 
     Example:
         >>> from ddpo_core.runs.defaults import run_config
