@@ -6,7 +6,8 @@
 Trains six rewards that say nothing of the prompt on the embedded model, each in every way of `WAYS`, and evaluates 256
 fixed prompts and seeds after every tenth epoch; then prints tables for docs/gaming.md and draws its figure. Gains are
 in units of the reward's spread between pictures before training. The judge is never part of what is optimised or kept.
-Finished runs are not run again.
+Finished runs are not run again, and those in `curves.jsonl` beside this file, which what comes is added to, neither: the
+108 of three seeds take two cores most of a day. Delete it to measure anew.
 """
 
 import argparse
@@ -44,6 +45,7 @@ SAMPLES, FIRST_SEED, EVERY = 256, 10_000, 10
 NEAR = 0.05
 """How far below the base's the judge's share may lie."""
 CURVE = "curve.json"
+MEASURED = Path(__file__).with_name("curves.jsonl")
 FIGURE = Path(__file__).parents[2] / "docs" / "images" / "pareto.png"
 
 
@@ -66,9 +68,12 @@ def main() -> None:
     if options.only:
         _train(next(run for run in _runs(options) if run.name == options.only), options)
         return
-    missing = [run.name for run in _runs(options) if not (options.results / f"{run.name}-{CURVE}").is_file()]
+    known = _read(options)
+    missing = [] if options.draw else [run.name for run in _runs(options) if run not in known]
     failed = run_side_by_side(__file__, options.results, missing, "--seeds", str(options.seeds), jobs=options.jobs)
-    curves = _with_scaled(_read(options))
+    known = _read(options)
+    MEASURED.write_text("".join(json.dumps(known[run]) + "\n" for run in sorted(known)), encoding="utf-8")
+    curves = _with_scaled([known[run] for run in _runs(options) if run in known])
     print(_tables(curves))
     _draw(curves, options.figure)
     raise SystemExit(1 if failed else 0)
@@ -79,9 +84,11 @@ def _runs(options: argparse.Namespace) -> list[Run]:
 
 
 def _train(run: Run, options: argparse.Namespace) -> None:
+    import torch
     from runs import record
 
     from ddpo_core import fit, init, scale_lora
+    from ddpo_core.diffusion.models import choose_dtype
     from ddpo_core.emoji.judge import load_judge
     from ddpo_core.runs import load_parts, run_config
     from ddpo_rewards import get_reward
@@ -106,11 +113,12 @@ def _train(run: Run, options: argparse.Namespace) -> None:
     for state, info in islice(epochs, config.epochs):
         record(folder, info, judge)
         if info.epoch % EVERY == 0 or info.epoch == config.epochs:
-            kept = {name: signal._asdict() for name, signal in info.kept.items()}
+            kept = {name: [float(f"{number:.4g}") for number in signal] for name, signal in info.kept.items()}
             curve.append({"epoch": info.epoch, **look(state.params), "kept": kept})
     scaled = SCALES if run.way == "plain" else ()
     less = [{"scale": scale, **look(scale_lora(state.params, scale))} for scale in scaled]
-    described = {**run._asdict(), "curve": curve, "scaled": less}
+    dtype = str(choose_dtype(None, torch.device("cpu"))).removeprefix("torch.")
+    described = {**run._asdict(), "dtype": dtype, "curve": curve, "scaled": less}
     (options.results / f"{run.name}-{CURVE}").write_text(json.dumps(described), encoding="utf-8")
 
 
@@ -126,7 +134,8 @@ def _look(parts: "Parts", reward: Callable, config: "RunConfig", params: Mapping
     scores = found.scores.double()
     animals = [animal_of(prompt) for prompt in prompts.prompts]
     judge = recognised_share(load_judge(), found.images, animals)
-    return {"reward": scores.mean().item(), "spread": scores.std().item(), "judge": judge}
+    seen = {"reward": scores.mean().item(), "spread": scores.std().item(), "judge": judge}
+    return {name: float(f"{value:.6g}") for name, value in seen.items()}
 
 
 def _constraints(way: str, config: "RunConfig", parts: "Parts", results: Path) -> "Constraints | None":
@@ -163,9 +172,11 @@ def _constraints(way: str, config: "RunConfig", parts: "Parts", results: Path) -
     return Constraints(measures, unreachable, Gains()._replace(limit=SUM_WEIGHT))
 
 
-def _read(options: argparse.Namespace) -> list[dict]:
-    files = [options.results / f"{run.name}-{CURVE}" for run in _runs(options)]
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+def _read(options: argparse.Namespace) -> dict[Run, dict]:
+    """Read what was measured before and what lies in the results."""
+    measured = MEASURED.read_text(encoding="utf-8").splitlines() if MEASURED.is_file() else []
+    found = [*measured, *(file.read_text(encoding="utf-8") for file in options.results.glob(f"*-{CURVE}"))]
+    return {Run(each["reward"], each["way"], each["seed"]): each for each in map(json.loads, found)}
 
 
 def _with_scaled(curves: Sequence[dict]) -> list[dict]:
@@ -254,6 +265,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rewards", nargs="+", choices=REWARDS, default=REWARDS)
     parser.add_argument("--figure", type=Path, default=FIGURE)
+    parser.add_argument("--draw", action="store_true", help="train nothing: tables and figure of what there is")
     parser.add_argument("--only", help="train this run, in this process")
     return parser.parse_args()
 
