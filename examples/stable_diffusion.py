@@ -32,7 +32,7 @@ optimizer = adamw(1e-3)  # 3e-4
 reward = get_reward("jpeg_compressibility")
 prompts = prompt_set("simple_animals")
 config = FitConfig(
-    num_steps=8,  # 50
+    num_steps=5,  # 50
     samples_per_epoch=32,  # 256
     updates_per_epoch=2,  # 4
 )

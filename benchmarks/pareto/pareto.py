@@ -6,8 +6,8 @@
 Trains six rewards that say nothing of the prompt on the embedded model, each in every way of `WAYS`, and evaluates 256
 fixed prompts and seeds after every tenth epoch; then prints tables for docs/gaming.md and draws its figure. Gains are
 in units of the reward's spread between pictures before training. The judge is never part of what is optimised or kept.
-Finished runs are not run again, and those in `curves.jsonl` beside this file, which what comes is added to, neither: the
-108 of three seeds take two cores most of a day. Delete it to measure anew.
+Finished runs are not run again, nor those in `curves.jsonl` beside this file, to which what comes is added: all 108 of
+three seeds take two cores a day. Delete it to measure anew.
 """
 
 import argparse

@@ -66,7 +66,7 @@ QUICK = Size(
     every=1,
     samples=8,
     options={
-        **{"sample_every": 1_000, "eval_samples": 8, "grid_samples": 8, "evidence_samples": 8, "keep": "none"},
+        **{"sample_every": 1_000, "eval_samples": 4, "grid_samples": 4, "evidence_samples": 8, "keep": "none"},
         "fit": {"samples_per_epoch": 16, "sample_batch_size": 16, "micro_batch_size": 16, "num_steps": 2},
     },
 )

@@ -103,19 +103,35 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def write_quick(tiny_model: Path) -> Callable[[], list[str]]:
+    """Write the configuration of a run of seconds into the working directory; returns options of `ddpo train`."""
+
+    def write() -> list[str]:
+        Path("quick.toml").write_text(  # what has no flag
+            "eval_samples = 4\ngrid_samples = 2\nsample_every = 1\ncheckpoint_every = 1\n"
+            "[fit]\nsample_batch_size = 4\nmicro_batch_size = 4\n"
+        )
+        options = {"epochs": 2, "num-steps": 2, "samples-per-epoch": 4, "updates-per-epoch": 1, "guidance-scale": 1}
+        flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        return ["train", "--model", str(tiny_model), "--config", "quick.toml", "--device", "cpu", *flags]
+
+    return write
+
+
 @pytest.fixture
-def quick(tiny_model: Path, working_directory: Path) -> list[str]:
-    """Options of `ddpo train` for a run of seconds; the configuration file has what has no flag."""
-    return _quick(tiny_model)
+def quick(write_quick: Callable[[], list[str]], working_directory: Path) -> list[str]:
+    """Options of `ddpo train` for a run of seconds."""
+    return write_quick()
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(write_quick: Callable[[], list[str]], tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Two quick epochs, trained once for all tests of a module; `run` is a copy of the folder."""
     from ddpo_cli.app import app
 
     with chdir(tmp_path_factory.mktemp("trained")):
-        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, _quick(tiny_model))
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, write_quick())
         assert result.exit_code == 0, result.output
         return Trained(Path(result.stdout.strip()).absolute(), result)
 
@@ -124,16 +140,6 @@ def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
 def run(trained: Trained, quick: list[str]) -> Path:
     """A run of two epochs that this test may do with what it likes."""
     return Path(shutil.copytree(trained.folder, "run"))
-
-
-def _quick(model: Path) -> list[str]:
-    Path("quick.toml").write_text(
-        "eval_samples = 4\ngrid_samples = 2\nsample_every = 1\ncheckpoint_every = 1\n"
-        "[fit]\nsample_batch_size = 4\nmicro_batch_size = 4\n"
-    )
-    options = {"epochs": 2, "num-steps": 2, "samples-per-epoch": 4, "updates-per-epoch": 1, "guidance-scale": 1}
-    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    return ["train", "--model", str(model), "--config", "quick.toml", "--device", "cpu", *flags]
 
 
 def _tokens() -> list[str]:

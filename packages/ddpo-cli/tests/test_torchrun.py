@@ -45,8 +45,15 @@ def test_two_processes_draw_and_learn_what_one_does_and_either_goes_on_from_the_
     assert logged[0] == logged[1]
     scores = [[row["reward"] for row in rows(f"{name}/samples.jsonl")] for name in ("one", "two")]
     assert np.allclose(*scores, rtol=1e-3)
-    ends = [load_file(f"{name}/checkpoints/epoch-000003/params.safetensors") for name in ("one", "two")]
-    assert all(np.allclose(ends[0][name], ends[1][name], atol=1e-5) for name in ends[0])
+    begin, one, two = (
+        load_file(f"{name}/params.safetensors")
+        for name in ("one/checkpoints/epoch-000001", "one/checkpoints/epoch-000003", "two/checkpoints/epoch-000003")
+    )
+    # By norm: Adam moves an element as far as any other whose gradient is hardly more than rounding, and other batches
+    # round otherwise.
+    for name, leaf in one.items():
+        moved = np.linalg.norm(leaf - begin[name])
+        assert np.linalg.norm(two[name] - leaf) <= 1e-2 * moved, name
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo is tested on Linux and macOS")

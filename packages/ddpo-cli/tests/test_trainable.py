@@ -1,6 +1,8 @@
 """What is trained, a LoRA or the whole UNet, and how its gradients are computed."""
 
 import json
+import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,9 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
+from ddpo_cli.app import app
 from ddpo_core.runs.config import validate
 from ddpo_core.runs.parts import make_policy
 
@@ -31,16 +35,23 @@ def pixels(path: str) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-@pytest.fixture
-def whole(ddpo, quick) -> Path:
+@pytest.fixture(scope="module")
+def resumed(write_quick, tmp_path_factory) -> Path:
     """Train all weights of the embedded model for one epoch, and resume the run for another."""
-    for arguments in (
-        (*quick, *EMOJI_WHOLE, "--epochs", "1", "--output", "run"),
-        ("train", "--resume", "run", "--epochs", "2"),
-    ):
-        result = ddpo(*arguments)
-        assert result.exit_code == 0, result.output
-    return Path("run")
+    with chdir(tmp_path_factory.mktemp("resumed")):
+        for arguments in (
+            (*write_quick(), *EMOJI_WHOLE, "--epochs", "1", "--output", "run"),
+            ("train", "--resume", "run", "--epochs", "2"),
+        ):
+            result = CliRunner().invoke(app, arguments)
+            assert result.exit_code == 0, result.output
+        return Path("run").absolute()
+
+
+@pytest.fixture
+def whole(resumed) -> Path:
+    """A run of all weights that this test may do with what it likes."""
+    return Path(shutil.copytree(resumed, "run"))
 
 
 def test_a_whole_unet_is_trained_and_resumed_bit_for_bit_and_exported(ddpo, quick, whole):

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from dataclasses import asdict
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from ddpo_core import (
     Level,
     adamw,
     ddpo_is,
+    distributed,
     diversity_monitor,
     fit,
     image_monitor,
@@ -126,6 +128,8 @@ def work(rank, jobs, errors):
 def main(jobs, size, errors):
     """Fork the processes and wait for them."""
     os.environ["WORLD_SIZE"] = str(size)
+    if any(job.get("how") == "killed" for job in jobs):
+        distributed._FAREWELL = timedelta(seconds=1)  # what a killed process never says is waited for
     if any(job.get("model") for job in jobs):
         import ddpo_core.diffusion.models  # noqa: F401  # before the processes part
     forking = multiprocessing.get_context("fork")

@@ -208,7 +208,7 @@ def test_the_constrained_optimum_of_the_toy_is_reached_to_2_percent():
         num_steps=5, samples_per_epoch=256, updates_per_epoch=4, sample_batch_size=256, micro_batch_size=512
     )
     objective = ddpo_is(clip_range=0.02, advantages=per_run())
-    last = _fit(300, learning_rate=cosine(5e-4, 1200), objective=objective, config=config, constraints=kept)[-40:]
+    last = _fit(200, learning_rate=cosine(1e-3, 800), objective=objective, config=config, constraints=kept)[-40:]
     assert fmean(info.kept["left"].value for _, info in last) == pytest.approx(0.8, rel=0.02)
     assert fmean(info.metrics["reward_mean"] for _, info in last) == pytest.approx(-0.64, rel=0.02)
     assert all(0 < info.kept["left"].multiplier < 20 for _, info in last)

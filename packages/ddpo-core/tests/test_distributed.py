@@ -49,7 +49,10 @@ def assert_same_run(first, second, model=None):
     states = [load_checkpoint(latest_checkpoint(folder), policy, adamw(1e-2)) for folder in (first, second)]
     assert states[0].epoch == states[1].epoch
     for name, leaf in states[0].params.items():
-        torch.testing.assert_close(states[1].params[name], leaf, rtol=1e-4, atol=1e-5)
+        # By norm: Adam moves an element as far as any other whose gradient is hardly more than rounding, and other
+        # batches round otherwise.
+        moved = (leaf - policy.params[name]).norm()
+        assert (states[1].params[name] - leaf).norm() <= 2e-3 * moved, name
     drawn = [
         {name: point for file in folder.glob("process-*.safetensors") for name, point in load_file(file).items()}
         for folder in (first, second)

@@ -152,11 +152,11 @@ def test_evidence_that_rises_or_stays_is_ok():
 def test_noise_of_known_size_raises_few_alarms():
     random = np.random.default_rng(2)
     hacked = 0
-    for _ in range(500):
+    for _ in range(250):
         evidence, familiarity = (random.standard_normal((2, 60)) * 0.02 + 0.6).tolist()
         history = seen_by_the_initial_policy(evidence.__getitem__, familiarity.__getitem__, epochs=60)
         hacked += any(assess(history[:end]).status == "hacked" for end in range(2, 61, 2))
-    assert hacked <= 20  # 4 %, of runs of 60 epochs
+    assert hacked <= 10  # 4 %, of runs of 60 epochs
 
 
 def test_units_do_not_matter():
@@ -180,7 +180,7 @@ def test_a_history_survives_json_to_the_bit():
 def test_noise_alone_raises_no_more_alarms_than_stated():
     # Healthy runs: the reward rises, one held-out reward with it and one not, signals stay; independent normal noise.
     random = np.random.default_rng(0)
-    epochs, runs = 100, 1000
+    epochs, runs = 100, 400
     hacked = warned = 0
     for _ in range(runs):
         values = random.standard_normal((epochs, 11))
@@ -198,8 +198,8 @@ def test_noise_alone_raises_no_more_alarms_than_stated():
         statuses = {assess(history[:end]).status for end in range(25, epochs + 1, 25)}
         hacked += "hacked" in statuses
         warned += "warning" in statuses
-    assert hacked <= 5
-    assert warned <= 5
+    assert hacked <= 2
+    assert warned <= 2
 
 
 def test_noise_around_a_real_fall_is_found_nearly_always():

@@ -503,7 +503,13 @@ def test_bars_for_a_notebook_follow_the_phases(make, capsys):
 KEPT = {"keep": ["prompt_margin", "judge>=2"], "epochs": 3}
 
 
-def test_what_is_kept_stands_in_every_row_and_what_cannot_be_kept_is_said_once(make):
+@pytest.fixture
+def small_base(monkeypatch):
+    """Levels are measured on 8 samples, which take a second instead of ten."""
+    monkeypatch.setattr("ddpo_core.runs.loop.BASE_SAMPLES", 8)
+
+
+def test_what_is_kept_stands_in_every_row_and_what_cannot_be_kept_is_said_once(make, small_base):
     # Brightness is below 1, so that the level 2 is out of reach.
     config, parts = make({**KEPT, "epochs": 9})
     events = list(train(config, brightness, output="run", parts=parts, kept={"judge": brightness}))
@@ -515,7 +521,7 @@ def test_what_is_kept_stands_in_every_row_and_what_cannot_be_kept_is_said_once(m
     assert told[0].startswith("judge cannot be kept: it is 0.")
 
 
-def test_a_run_that_keeps_something_goes_on_bit_for_bit(make):
+def test_a_run_that_keeps_something_goes_on_bit_for_bit(make, small_base):
     judge = {"judge": brightness}
     list(start(make, "whole", given=KEPT, kept=judge))
     list(start(make, "run", given={**KEPT, "epochs": 2}, kept=judge))
