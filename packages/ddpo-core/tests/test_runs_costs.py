@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ddpo_core import PromptSet, stable_diffusion_policy
-from ddpo_core.runs.costs import Costs, estimate, measure
+from ddpo_core.runs.costs import Costs, contention, estimate, measure
 from ddpo_core.runs.defaults import run_config
 from ddpo_core.runs.parts import Parts, make_objective, make_optimizer
 
@@ -43,3 +43,20 @@ def test_a_trial_measures_every_objective(make_pipeline, name):
     assert all(math.isfinite(value) and value >= 0 for value in costs[:4])
     # Trajectories: two times 3 latents of 4 x 8 x 8 floats; a picture: 3 x 16 x 16 floats.
     assert costs.sample_bytes == 3 * 4 * 8 * 8 * 4 + 3 * 16 * 16 * 4
+
+
+@pytest.mark.parametrize(
+    ("threads", "seconds", "computed", "is_told"),
+    [
+        (4, 10.0, 39.0, False),  # all four compute, or spin while they wait
+        (4, 10.0, 20.0, True),  # half of the time somebody else had their cores
+        (1, 10.0, 5.0, False),  # one thread waits for nobody
+        (4, 0.5, 1.0, False),  # too short to tell
+    ],
+)
+def test_threads_that_wait_for_each_other_are_told(threads, seconds, computed, is_told, monkeypatch):
+    metrics = {"seconds_training": seconds, "seconds_training_cpu": computed}
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert (contention(metrics, threads) is not None) == is_told
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # threads that sleep have less, and were told already
+    assert contention(metrics, threads) is None

@@ -174,7 +174,8 @@ def train_epoch(
     weighed = _weigh(state, constraints, rollout, seeds, scores, owned, processes)
     remembered, of_all = objective.weigh(state.objective_state, drawn.prompts, weighed.scores)
     advantages, trajectories = of_all[list(owned[processes.rank])], rollout.trajectories
-    start, device, trained = time.perf_counter(), trajectories.latents.device, state
+    start, cpu_start = time.perf_counter(), time.process_time()
+    device, trained = trajectories.latents.device, state
     on_device = to_device(advantages, device)
     logged: list[Metrics] = []
     for minibatch in minibatches(
@@ -197,7 +198,11 @@ def train_epoch(
         logged.append(metrics)
     told = _read(trained, logged, trajectories.stochastic, processes)
     seconds = {"seconds_constraints": start - began} if constraints else {}
-    told = {**told, **seconds, "seconds_training": time.perf_counter() - start}
+    seconds |= {
+        "seconds_training": time.perf_counter() - start,
+        "seconds_training_cpu": time.process_time() - cpu_start,
+    }
+    told = {**told, **seconds}
     spreadless = share_without_spread(drawn.prompts, scores)
     told |= {} if spreadless is None else {"prompts_without_spread": spreadless}
     after = replace(

@@ -170,8 +170,8 @@ class EpochInfo:
     function reports (`approx_kl`, `clip_fraction`, also its parts `clip_fraction_high` and `clip_fraction_low`,
     `ratio_mean`, or `denoising_error`), `log_prob_change/STEP` of each denoising step, `kl` where it is penalised,
     `prompts_without_spread` where a prompt has several samples, and `seconds_sampling`, `seconds_reward`,
-    `seconds_training` (the first two overlap where rewards have threads); with constraints `seconds_constraints` as
-    well, and `kept` says how each stood.
+    `seconds_training` (the first two overlap where rewards have threads), `seconds_training_cpu` (what all threads of
+    this process computed in it); with constraints `seconds_constraints` as well, and `kept` says how each stood.
     """
 
     epoch: int

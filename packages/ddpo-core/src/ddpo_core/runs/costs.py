@@ -1,7 +1,9 @@
 """What a run will cost, estimated from a trial on this machine."""
 
+import os
 import sys
 import time
+from collections.abc import Mapping
 from itertools import islice
 from math import prod
 from typing import Any, NamedTuple
@@ -16,6 +18,8 @@ from ddpo_core.training import fit, init
 from ddpo_core.types import Policy, RewardFunction
 
 TRIAL_STEPS = 2
+
+_TELLING_SECONDS, _FAIR_SHARE = 1.0, 0.75
 
 
 class Costs(NamedTuple):
@@ -106,6 +110,34 @@ def estimate(costs: Costs, config: RunConfig) -> Estimate:
     run = config.epochs * (sum(epoch) + evidence) + evaluated
     memory = None if costs.peak_bytes is None else costs.peak_bytes + samples * costs.sample_bytes
     return Estimate(*epoch, run, memory)
+
+
+def contention(metrics: Mapping[str, float], threads: int) -> str | None:
+    """Say so where the threads of a run on a CPU did not get their cores, and so wait for each other at every call.
+
+        share = CPU seconds of training / (threads * seconds of training)
+
+    Threads that wait for the others spin, unless `OMP_WAIT_POLICY` says otherwise: on idle cores the share is nearly 1.
+    Beside two busy programs on two cores it was 0.5, and training took seventeen times as long.
+
+    Args:
+        metrics: Of an epoch.
+        threads: That PyTorch computes with.
+
+    Example:
+        >>> contention({"seconds_training": 10.0, "seconds_training_cpu": 19.8}, threads=2)
+        >>> contention({"seconds_training": 10.0, "seconds_training_cpu": 10.0}, threads=2)[:58]
+        'the 2 threads of this run had 50 % of the time of 2 cores,'
+    """
+    seconds = metrics["seconds_training"]
+    share = metrics["seconds_training_cpu"] / (threads * seconds)
+    if threads == 1 or seconds < _TELLING_SECONDS or share > _FAIR_SHARE or "OMP_WAIT_POLICY" in os.environ:
+        return None
+    return (
+        f"the {threads} threads of this run had {100 * share:.0f} % of the time of {threads} cores, since other "
+        "programs are busy, and wait for each other: with OMP_NUM_THREADS=1 or OMP_WAIT_POLICY=passive in the "
+        "environment such a run is many times as fast"
+    )
 
 
 def _one_step(options: ObjectiveOptions) -> ObjectiveOptions:

@@ -55,6 +55,7 @@ from ddpo_core.runs.compare import (
     write_series,
 )
 from ddpo_core.runs.config import RunConfig, changed_versions, label, read_run_config, references, to_toml
+from ddpo_core.runs.costs import contention
 from ddpo_core.runs.events import Drawn, Epoch, Event, Finished, Noted, Saved, Started
 from ddpo_core.runs.export import artefact_path, write_artefact, write_model_card
 from ddpo_core.runs.folder import (
@@ -433,10 +434,11 @@ def _trained(
         yield from [] if drawn is None else [drawn]
         yield from map(Saved, saved)
         yield from map(Noted, notes)
-        for name, line in out_of_reach(info.kept).items():
-            if name not in complained:
-                yield Noted(line)
-            complained.add(name)
+        complaints = out_of_reach(info.kept)
+        if _device(job.parts) == "cpu" and (waiting := contention(info.metrics, torch.get_num_threads())):
+            complaints["threads"] = waiting
+        yield from (Noted(line) for name, line in complaints.items() if name not in complained)
+        complained |= complaints.keys()
         if _shared(verdict.status == "hacked" and config.on_hack != "warn", job.processes):
             return best, verdict
     return best, None
