@@ -40,7 +40,7 @@ from ddpo_core import (
 from ddpo_core.distributed import SINGLE
 
 SMALL = FitConfig(num_steps=4, samples_per_epoch=16, updates_per_epoch=2, sample_batch_size=8)
-SECONDS = ("sampling", "reward", "training")
+SECONDS = ("sampling", "reward", "training", "training_cpu")
 DEFAULT = ddpo_is(advantages=per_prompt(min_count=4))
 
 
