@@ -244,7 +244,7 @@ def _draw(curves: Sequence[dict], file: Path) -> None:
     rewards = [reward for reward in REWARDS if any(run["reward"] == reward for run in curves)]
     rows, columns = -(-len(rewards) // 3), min(3, len(rewards))
     figure, panels = pyplot.subplots(
-        rows, columns, figsize=(max(9, 4 * columns), 3.2 * rows + 1), sharey=True, squeeze=False
+        rows, columns, figsize=(max(12, 4 * columns), 3.2 * rows + 1), sharey=True, squeeze=False
     )
     for panel in panels.flat[len(rewards) :]:
         panel.axis("off")
@@ -264,7 +264,7 @@ def _draw(curves: Sequence[dict], file: Path) -> None:
         pair for panel in panels.flat for pair in zip(*reversed(panel.get_legend_handles_labels()), strict=True)
     )
     figure.legend(found.values(), found.keys(), loc="lower center", ncols=4, fontsize=9)
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    figure.tight_layout(rect=(0, 0.6 / figure.get_figheight(), 1, 1))  # 0.6 inches for the legend
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=100)
 
