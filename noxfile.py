@@ -148,11 +148,12 @@ def _test_package(session: nox.Session, package: str) -> None:
 
 def _longest_first(folder: str) -> list[str]:
     """Say in which order the files of a folder are tested; of one without long files, xdist's own is as good."""
-    names = LONGEST.get(folder, [])
-    if not names:
+    names = LONGEST.get(folder)
+    if names is None:
         return []
-    files = sorted((ROOT / folder / "tests").glob("test_*.py"), key=lambda file: file.name)
-    files.sort(key=lambda file: names.index(file.stem) if file.stem in names else len(names))
+    order = {name: place for place, name in enumerate(names)}
+    files = (ROOT / folder / "tests").glob("test_*.py")
+    files = sorted(files, key=lambda file: (order.get(file.stem, len(order)), file.name))
     sources = [ROOT / folder / "src"] if (ROOT / folder / "src").is_dir() else []  # for their examples
     return ["--no-loadscope-reorder", *map(str, [*files, *sources])]
 

@@ -122,19 +122,10 @@ def test_diffusers_loads_the_lora_of_the_run_and_draws_what_it_learnt(short_run)
 
 
 def test_a_gamed_run_is_rolled_back_by_the_judge_that_needs_no_other_model(tmp_path):
-    # At nine times the default rate, and with nothing kept, the animals are gone by epoch 5; what is saved is before.
-    few = (
-        "--samples-per-epoch",
-        "32",
-        "--set",
-        "eval_samples=8",
-        "--set",
-        "grid_samples=4",
-        "--set",
-        "sample_every=100",
-    )
+    # At nine times the default rate, and with nothing kept, the animals are gone by epoch 7; what is saved is before.
+    few = ("--set", "eval_samples=8", "--set", "grid_samples=4", "--set", "sample_every=100")
     fast = ("--reward", "jpeg_compressibility", "--keep", "none", "--learning-rate", "1e-2", "--epochs", "10")
-    said = train(tmp_path, *fast, "--on-hack", "rollback", *few)
+    said = train(tmp_path, *fast, "--samples-per-epoch", "32", "--on-hack", "rollback", *few)
     assert "Ended early, since the reward is being gamed: held-out prompt_evidence fell" in said
     run = tmp_path / "run"
     # What was seen stays written down, to the epoch that was found out; the model is that of an earlier one.
